@@ -1,0 +1,1 @@
+//! One pod from cold to gone.

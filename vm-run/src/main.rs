@@ -1,0 +1,2 @@
+//! Runs OCI bundles in micro-VMs.
+fn main() {}
