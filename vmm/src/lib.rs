@@ -1,1 +1,4 @@
-//! The monitor.
+//! The monitor: a minimal virtual machine monitor for one pod, on KVM.
+
+pub mod jail;
+pub mod virtio;

@@ -1,0 +1,120 @@
+//! The thread on which a device moves its data.
+//!
+//! A worker is started before the guest runs and lives as long as the monitor,
+//! so that no vCPU ever starts a thread (its seccomp filter would not let it).
+//! It owns the device's queues while the device is active; the transport talks
+//! to it through a mailbox.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::device::{ActivateError, ActiveDevice};
+use crate::jail::seccomp::{self, ThreadKind};
+
+/// What the transport tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// The driver is ready.
+    Activate(Box<ActiveDevice>),
+    /// The driver has reset the device: drop the queues, then answer.
+    Reset(SyncSender<()>),
+}
+
+/// The transport's end: held by the device that the worker belongs to.
+#[derive(Debug)]
+pub struct Worker {
+    commands: Sender<Command>,
+    wake: EventFd,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct Mailbox {
+    commands: Receiver<Command>,
+    wake: EventFd,
+}
+
+impl Worker {
+    /// Starts a thread that runs `body` under the seccomp filter of its kind.
+    ///
+    /// # Errors
+    /// What `eventfd(2)` or the start of a thread answers.
+    pub fn spawn<F>(kind: ThreadKind, body: F) -> io::Result<Self>
+    where
+        F: FnOnce(Mailbox) + Send + 'static,
+    {
+        let (worker, mailbox) = Self::pair()?;
+        thread::Builder::new()
+            .name(kind.name().to_owned())
+            .spawn(move || {
+                seccomp::enter(kind);
+                body(mailbox);
+            })?;
+        Ok(worker)
+    }
+
+    /// A worker's two ends without a thread, for tests that play the thread.
+    ///
+    /// # Errors
+    /// What `eventfd(2)` answers.
+    pub fn pair() -> io::Result<(Self, Mailbox)> {
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let (sender, receiver) = channel();
+        let mailbox = Mailbox {
+            commands: receiver,
+            wake: wake.try_clone()?,
+        };
+        Ok((
+            Self {
+                commands: sender,
+                wake,
+            },
+            mailbox,
+        ))
+    }
+
+    /// Hands the active device over.
+    ///
+    /// # Errors
+    /// [`ActivateError::WorkerGone`] when the thread has ended.
+    pub fn activate(&self, active: ActiveDevice) -> Result<(), ActivateError> {
+        self.send(Command::Activate(Box::new(active)))
+    }
+
+    /// Returns when the worker holds no queue any more.
+    pub fn reset(&self) {
+        let (done, answer) = sync_channel(1);
+        if self.send(Command::Reset(done)).is_ok() {
+            // An error means that the worker has ended, and its queues with it.
+            let _ = answer.recv();
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), ActivateError> {
+        self.commands
+            .send(command)
+            .map_err(|_| ActivateError::WorkerGone)?;
+        self.wake.write(1).map_err(|_| ActivateError::WorkerGone)
+    }
+}
+
+impl Mailbox {
+    /// The next command, if one waits.
+    #[must_use]
+    pub fn take(&self) -> Option<Command> {
+        // The counter only says that there may be something.
+        let _ = self.wake.read();
+        self.commands.try_recv().ok()
+    }
+}
+
+impl AsRawFd for Mailbox {
+    /// Becomes readable when a command arrives.
+    fn as_raw_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+}
