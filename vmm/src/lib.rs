@@ -1,4 +1,10 @@
 //! The monitor: a minimal virtual machine monitor for one pod, on KVM.
+//!
+//! A front door uses [`config`], [`control`] and [`client`]; the rest is the
+//! inside of the `nacre-vmm` binary.
 
+pub mod client;
+pub mod config;
+pub mod control;
 pub mod jail;
 pub mod virtio;
