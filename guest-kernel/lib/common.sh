@@ -1,0 +1,29 @@
+# Shared by the parts of the build: where things are, how it speaks, the lock.
+# shellcheck shell=bash disable=SC2034,SC2154  # variables cross files
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/nacre/guest-kernel
+guest_dir=$(dirname "$room")/target/guest
+
+say() { printf 'guest-kernel: %s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# Takes the lock of the cache until this process ends. Two runs at once would
+# compile in the same tree; the second finds the first one's result instead.
+lock_cache() {
+    mkdir -p "$cache" || die "cannot create the cache folder $cache; set XDG_CACHE_HOME to a writable folder"
+    exec 9>"$cache/lock"
+    if ! flock --nonblock 9; then
+        say "another build is running; waiting for it"
+        flock 9
+    fi
+    # What a run that was killed left behind.
+    rm -rf "$cache"/tmp.*
+}
+
+# A fresh folder in the cache, on the same file system as where its content
+# will be renamed to.
+scratch_dir() { mktemp -d "$cache/tmp.XXXXXX"; }
