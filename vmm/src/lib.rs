@@ -3,6 +3,8 @@
 //! A front door uses [`config`], [`control`] and [`client`]; the rest is the
 //! inside of the `nacre-vmm` binary.
 
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap))]
+
 pub mod client;
 pub mod config;
 pub mod control;
