@@ -3,7 +3,9 @@
 //! A worker is started before the guest runs and lives as long as the monitor,
 //! so that no vCPU ever starts a thread (its seccomp filter would not let it).
 //! It owns the device's queues while the device is active; the transport talks
-//! to it through a mailbox.
+//! to it through a mailbox. What a worker is handed upon activation is the
+//! [`ActiveDevice`], unless several threads serve one device and each gets its
+//! share `A` of it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -17,35 +19,35 @@ use crate::jail::seccomp::{self, ThreadKind};
 
 /// What the transport tells a worker.
 #[derive(Debug)]
-pub enum Command {
+pub enum Command<A = ActiveDevice> {
     /// The driver is ready.
-    Activate(Box<ActiveDevice>),
+    Activate(Box<A>),
     /// The driver has reset the device: drop the queues, then answer.
     Reset(SyncSender<()>),
 }
 
 /// The transport's end: held by the device that the worker belongs to.
 #[derive(Debug)]
-pub struct Worker {
-    commands: Sender<Command>,
+pub struct Worker<A = ActiveDevice> {
+    commands: Sender<Command<A>>,
     wake: EventFd,
 }
 
 /// The worker's end.
 #[derive(Debug)]
-pub struct Mailbox {
-    commands: Receiver<Command>,
+pub struct Mailbox<A = ActiveDevice> {
+    commands: Receiver<Command<A>>,
     wake: EventFd,
 }
 
-impl Worker {
+impl<A: Send + 'static> Worker<A> {
     /// Starts a thread that runs `body` under the seccomp filter of its kind.
     ///
     /// # Errors
     /// What `eventfd(2)` or the start of a thread answers.
     pub fn spawn<F>(kind: ThreadKind, body: F) -> io::Result<Self>
     where
-        F: FnOnce(Mailbox) + Send + 'static,
+        F: FnOnce(Mailbox<A>) + Send + 'static,
     {
         let (worker, mailbox) = Self::pair()?;
         thread::Builder::new()
@@ -61,7 +63,7 @@ impl Worker {
     ///
     /// # Errors
     /// What `eventfd(2)` answers.
-    pub fn pair() -> io::Result<(Self, Mailbox)> {
+    pub fn pair() -> io::Result<(Self, Mailbox<A>)> {
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let (sender, receiver) = channel();
         let mailbox = Mailbox {
@@ -77,11 +79,11 @@ impl Worker {
         ))
     }
 
-    /// Hands the active device over.
+    /// Hands the active device, or this worker's share of it, over.
     ///
     /// # Errors
     /// [`ActivateError::WorkerGone`] when the thread has ended.
-    pub fn activate(&self, active: ActiveDevice) -> Result<(), ActivateError> {
+    pub fn activate(&self, active: A) -> Result<(), ActivateError> {
         self.send(Command::Activate(Box::new(active)))
     }
 
@@ -94,7 +96,7 @@ impl Worker {
         }
     }
 
-    fn send(&self, command: Command) -> Result<(), ActivateError> {
+    fn send(&self, command: Command<A>) -> Result<(), ActivateError> {
         self.commands
             .send(command)
             .map_err(|_| ActivateError::WorkerGone)?;
@@ -102,17 +104,17 @@ impl Worker {
     }
 }
 
-impl Mailbox {
+impl<A> Mailbox<A> {
     /// The next command, if one waits.
     #[must_use]
-    pub fn take(&self) -> Option<Command> {
+    pub fn take(&self) -> Option<Command<A>> {
         // The counter only says that there may be something.
         let _ = self.wake.read();
         self.commands.try_recv().ok()
     }
 }
 
-impl AsRawFd for Mailbox {
+impl<A> AsRawFd for Mailbox<A> {
     /// Becomes readable when a command arrives.
     fn as_raw_fd(&self) -> RawFd {
         self.wake.as_raw_fd()
