@@ -8,9 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Largest number of vCPUs: what the MP table's 8-bit APIC identifiers allow
-/// with room for the I/O APIC, and more than a pod's guest makes use of.
-pub const MAX_VCPUS: u8 = 64;
+/// Largest number of vCPUs: as many as the MP table has room for in its KiB.
+pub const MAX_VCPUS: u8 = 32;
 
 /// Smallest guest memory in MiB that a kernel and its initramfs fit into.
 pub const MIN_MEMORY_MIB: u64 = 32;
