@@ -27,5 +27,5 @@ is_running() {
 # The end of what the test host printed, to say why it is not there.
 show_console() {
     say "last lines of $run/console.log:"
-    tail -n 25 "$run/console.log" 2>/dev/null | tr -d '\r' >&2 || true
+    tail -n 60 "$run/console.log" 2>/dev/null | tr -d '\r' >&2 || true
 }
