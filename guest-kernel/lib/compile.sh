@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2154
 
 # Objects of a build from nothing, for the progress line only.
-usual_objects=2100
+usual_objects=1650
 
 count_objects() { grep -cE '^  (AS|CC|AR|LD|HOSTCC|LDS|GEN|OBJCOPY) ' "$1" || true; }
 

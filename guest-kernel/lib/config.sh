@@ -12,11 +12,12 @@ kernel_make() {
 # set" is the value n.
 fragment_settings() {
     awk '
-        function put(symbol, value) { printf "%s:%d %s %s\n", FILENAME, FNR, symbol, value }
+        FNR == 1 { file = FILENAME; sub(".*/", "", file) }
+        function put(symbol, value) { printf "%s:%d %s %s\n", file, FNR, symbol, value }
         /^# CONFIG_[A-Za-z0-9_]+ is not set$/ { put($2, "n"); next }
         /^#/ || /^[ \t]*$/ { next }
         /^CONFIG_[A-Za-z0-9_]+=/ { i = index($0, "="); put(substr($0, 1, i - 1), substr($0, i + 1)); next }
-        { printf "guest-kernel: error: %s:%d: not a setting: %s\n", FILENAME, FNR, $0 >"/dev/stderr"; bad = 1 }
+        { printf "guest-kernel: error: %s:%d: not a setting: %s\n", file, FNR, $0 >"/dev/stderr"; bad = 1 }
         END { exit bad }
     ' "$@"
 }

@@ -9,19 +9,19 @@ result_key() {
         echo "source $source_version"
         gcc -v 2>&1
         ld -v
-        (cd "$room" && sha256sum build lib/*.sh fragments/*.config)
+        (cd "$room" && sha256sum build lib/* fragments/*.config)
     } | sha256sum | cut -c 1-16
 }
 
 # A given tree's content is not part of the key, so it never counts as done.
 have_result() { [ -z "${KERNEL_SOURCE-}" ] && [ -e "$cache/result-$1/vmlinux" ]; }
 
-# Keeps vmlinux without symbols (what is loaded), System.map (to read an
-# address in a trace) and the configuration.
+# Keeps vmlinux without padding and symbols (what is loaded), System.map (to
+# read an address in a trace) and the configuration.
 store_result() {
     local tmp
     tmp=$(scratch_dir)
-    strip --strip-all -o "$tmp/vmlinux" "$build_dir/vmlinux"
+    "$room/lib/squeeze" "$build_dir/vmlinux" "$tmp/vmlinux" || die "the kernel could not be squeezed"
     cp "$build_dir/System.map" "$tmp/System.map"
     cp "$build_dir/.config" "$tmp/config"
     chmod 755 "$tmp"
