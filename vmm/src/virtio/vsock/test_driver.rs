@@ -1,0 +1,460 @@
+//! What a guest's vsock driver does, for tests: keeps the RX queue filled, sends
+//! packets, and checks every packet of the device against the specification.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use vm_memory::Bytes;
+use vmm_sys_util::epoll::Epoll;
+
+use super::super::device::ActiveDevice;
+use super::super::queue::Buffer;
+use super::super::testing::{Desc, GuestQueue};
+use super::super::worker::Worker;
+use super::event_loop::EventLoop;
+use super::muxer::Muxer;
+use super::packet::{HEADER_LEN, HOST_CID, Header, MAX_PAYLOAD, Op, TYPE_STREAM};
+use super::{Connector, Vsock};
+
+pub(super) const GUEST_CID: u64 = 3;
+/// The guest may connect here.
+pub(super) const OPEN_PORT: u32 = 1024;
+/// Linux's RX buffers: 4 KiB of payload.
+pub(super) const RX_LEN: usize = HEADER_LEN + 4096;
+const RX_ENTRIES: u16 = 128;
+const TX_ENTRIES: u16 = 256;
+/// Packets that the guest can have on their way.
+const TX_SLOTS: usize = 32;
+
+/// A packet that the guest received.
+#[derive(Clone, Debug)]
+pub(super) struct Packet {
+    pub(super) header: Header,
+    pub(super) payload: Vec<u8>,
+}
+
+impl Packet {
+    pub(super) fn op(&self) -> Op {
+        self.header.op().unwrap()
+    }
+}
+
+/// The guest's driver.
+pub(super) struct Driver {
+    pub(super) rx: GuestQueue,
+    pub(super) tx: GuestQueue,
+    event: GuestQueue,
+    /// What each offered RX chain consists of.
+    offered: HashMap<u16, Vec<Buffer>>,
+    /// RX chains are offered again as soon as they have been read.
+    pub(super) refill: bool,
+    slots: VecDeque<Buffer>,
+    sending: HashMap<u16, Option<Buffer>>,
+}
+
+impl Driver {
+    /// A driver that has offered no RX buffers yet.
+    pub(super) fn new() -> Self {
+        let rx = GuestQueue::new(RX_ENTRIES);
+        let mut tx = rx.sibling(1, TX_ENTRIES);
+        let event = rx.sibling(2, 16);
+        let slots = (0..TX_SLOTS)
+            .map(|_| tx.room(HEADER_LEN + MAX_PAYLOAD))
+            .collect();
+        Self {
+            rx,
+            tx,
+            event,
+            offered: HashMap::new(),
+            refill: true,
+            slots,
+            sending: HashMap::new(),
+        }
+    }
+
+    /// What the transport hands to the device.
+    pub(super) fn active_device(&self) -> ActiveDevice {
+        ActiveDevice {
+            memory: self.rx.shared_memory(),
+            features: 0,
+            queues: vec![
+                Some(self.rx.device_side()),
+                Some(self.tx.device_side()),
+                Some(self.event.device_side()),
+            ],
+            interrupt: Arc::clone(self.rx.interrupt()),
+        }
+    }
+
+    /// Offers as many RX buffers of Linux's size as the queue takes.
+    pub(super) fn offer_all(&mut self) {
+        while self.offered.len() < usize::from(RX_ENTRIES) {
+            self.offer(&[RX_LEN]);
+        }
+    }
+
+    /// Offers one RX chain of buffers with these lengths.
+    pub(super) fn offer(&mut self, lens: &[usize]) {
+        let chain: Vec<_> = lens.iter().map(|len| self.rx.room(*len)).collect();
+        self.offer_chain(chain);
+    }
+
+    /// Offers one RX chain.
+    pub(super) fn offer_chain(&mut self, chain: Vec<Buffer>) {
+        let descs: Vec<_> = chain.iter().copied().map(Desc::writable).collect();
+        let head = self.rx.offer(&descs);
+        self.offered.insert(head, chain);
+    }
+
+    /// Takes the packets that the device has sent.
+    pub(super) fn receive(&mut self) -> Vec<Packet> {
+        let used = self.rx.used();
+        used.into_iter()
+            .map(|(head, len)| {
+                let chain = self
+                    .offered
+                    .remove(&head)
+                    .expect("a chain that was offered");
+                let bytes: Vec<u8> = chain
+                    .iter()
+                    .flat_map(|buffer| self.rx.read(*buffer, buffer.len as usize))
+                    .take(len as usize)
+                    .collect();
+                if self.refill {
+                    self.offer_chain(chain);
+                }
+                let (header, payload) = bytes.split_first_chunk().expect("a header");
+                let header = Header::decode(header);
+                assert_eq!(header.len as usize, payload.len());
+                assert_eq!(header.dst_cid, GUEST_CID);
+                Packet {
+                    header,
+                    payload: payload.to_vec(),
+                }
+            })
+            .collect()
+    }
+
+    /// Waits for packets from a device with a thread.
+    pub(super) fn wait(&mut self) -> Vec<Packet> {
+        for _ in 0..5000 {
+            let packets = self.receive();
+            if !packets.is_empty() {
+                return packets;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("the device sends nothing");
+    }
+
+    /// A packet can be sent.
+    pub(super) fn can_send(&mut self) -> bool {
+        for (head, written) in self.tx.used() {
+            assert_eq!(written, 0, "a TX chain has nothing to write to");
+            if let Some(slot) = self.sending.remove(&head).expect("a chain that was sent") {
+                self.slots.push_back(slot);
+            }
+        }
+        !self.slots.is_empty()
+    }
+
+    /// Sends a packet: a header in one buffer, the payload in a second one.
+    pub(super) fn send(&mut self, header: &Header, payload: &[u8]) {
+        assert!(self.can_send(), "the device does not take TX packets");
+        let slot = self.slots.pop_front().unwrap();
+        let memory = self.tx.shared_memory();
+        let data = vm_memory::Address::unchecked_add(&slot.address, HEADER_LEN as u64);
+        memory.write_slice(&header.encode(), slot.address).unwrap();
+        memory.write_slice(payload, data).unwrap();
+        let mut chain = vec![Desc::readable(Buffer {
+            len: HEADER_LEN as u32,
+            ..slot
+        })];
+        if !payload.is_empty() {
+            chain.push(Desc::readable(Buffer {
+                address: data,
+                len: u32::try_from(payload.len()).unwrap(),
+            }));
+        }
+        let head = self.tx.offer(&chain);
+        self.sending.insert(head, Some(slot));
+    }
+
+    /// Sends a chain as it is.
+    pub(super) fn send_chain(&mut self, chain: &[Desc]) {
+        let head = self.tx.offer(chain);
+        self.sending.insert(head, None);
+    }
+
+    /// Chains that the device has not given back.
+    pub(super) fn unsent(&mut self) -> usize {
+        self.can_send();
+        self.sending.len()
+    }
+}
+
+/// The guest's end of a connection: what it counts, and what it tells the host.
+#[derive(Clone, Debug)]
+pub(super) struct GuestSocket {
+    pub(super) port: u32,
+    pub(super) host_port: u32,
+    /// Size of the guest's buffer.
+    pub(super) buf_alloc: u32,
+    received: u32,
+    consumed: u32,
+    /// `consumed` as the host has heard it last.
+    announced: u32,
+    sent: u32,
+    host_buf_alloc: u32,
+    host_consumed: u32,
+}
+
+impl GuestSocket {
+    pub(super) fn new(port: u32, host_port: u32) -> Self {
+        Self {
+            port,
+            host_port,
+            buf_alloc: 256 << 10,
+            received: 0,
+            consumed: 0,
+            announced: 0,
+            sent: 0,
+            host_buf_alloc: 0,
+            host_consumed: 0,
+        }
+    }
+
+    /// The header of a packet to the host.
+    pub(super) fn header(&mut self, op: Op, len: usize) -> Header {
+        let len = u32::try_from(len).unwrap();
+        self.sent = self.sent.wrapping_add(len);
+        self.announced = self.consumed;
+        Header {
+            src_cid: GUEST_CID,
+            dst_cid: HOST_CID,
+            src_port: self.port,
+            dst_port: self.host_port,
+            len,
+            kind: TYPE_STREAM,
+            op: op.code(),
+            flags: 0,
+            buf_alloc: self.buf_alloc,
+            fwd_cnt: self.consumed,
+        }
+    }
+
+    /// Takes a packet, which must be for this socket and within its credit.
+    pub(super) fn take(&mut self, packet: &Packet) {
+        let header = &packet.header;
+        assert_eq!((header.src_cid, header.kind), (HOST_CID, TYPE_STREAM));
+        assert_eq!(
+            (header.src_port, header.dst_port),
+            (self.host_port, self.port)
+        );
+        self.received = self.received.wrapping_add(header.len);
+        let on_the_way = self.received.wrapping_sub(self.announced);
+        assert!(
+            on_the_way <= self.buf_alloc,
+            "the device exceeds the guest's credit: {on_the_way}"
+        );
+        if packet.op() != Op::Reset {
+            self.host_buf_alloc = header.buf_alloc;
+            self.host_consumed = header.fwd_cnt;
+        }
+    }
+
+    /// The application has read bytes; whether the host should hear of it, by
+    /// Linux's rule.
+    pub(super) fn consume(&mut self, count: usize) -> bool {
+        self.consumed = self.consumed.wrapping_add(u32::try_from(count).unwrap());
+        let unannounced = self.consumed.wrapping_sub(self.announced);
+        unannounced > 0 && self.buf_alloc.saturating_sub(unannounced) < 64 << 10
+    }
+
+    /// Bytes that the guest may send.
+    pub(super) fn credit(&self) -> usize {
+        let on_the_way = self.sent.wrapping_sub(self.host_consumed);
+        self.host_buf_alloc
+            .checked_sub(on_the_way)
+            .expect("the device takes credit back") as usize
+    }
+}
+
+/// A device whose thread is the test itself.
+pub(super) struct Bench {
+    pub(super) event_loop: EventLoop,
+    pub(super) worker: Worker,
+    pub(super) connector: Connector,
+    pub(super) driver: Driver,
+    accepted: Receiver<(u32, OwnedFd)>,
+}
+
+impl Bench {
+    /// A device that is not active yet.
+    pub(super) fn inactive() -> Self {
+        let (sender, accepted) = channel();
+        let accept = move |port, socket| {
+            sender
+                .send((port, socket))
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        };
+        let (worker, mailbox) = Worker::pair().unwrap();
+        let (connector, requests) = Connector::pair().unwrap();
+        let muxer = Muxer::new(
+            GUEST_CID,
+            &[OPEN_PORT, OPEN_PORT + 1],
+            Box::new(accept),
+            Epoll::new().unwrap(),
+        );
+        Self {
+            event_loop: EventLoop::new(mailbox, requests, muxer).unwrap(),
+            worker,
+            connector,
+            driver: Driver::new(),
+            accepted,
+        }
+    }
+
+    /// An active device with a full RX queue.
+    pub(super) fn new() -> Self {
+        let mut bench = Self::inactive();
+        bench.driver.offer_all();
+        bench.activate();
+        bench
+    }
+
+    pub(super) fn activate(&mut self) {
+        self.worker.activate(self.driver.active_device()).unwrap();
+        self.poll();
+    }
+
+    /// Lets the device do all that it can do.
+    pub(super) fn poll(&mut self) {
+        for _ in 0..4 {
+            self.event_loop.poll();
+        }
+    }
+
+    /// Lets the device work, and takes what it sends.
+    pub(super) fn packets(&mut self) -> Vec<Packet> {
+        self.poll();
+        self.driver.receive()
+    }
+
+    /// As [`packets`](Self::packets), what they are for only.
+    pub(super) fn ops(&mut self) -> Vec<Op> {
+        self.packets().iter().map(Packet::op).collect()
+    }
+
+    /// Sends a packet from a guest's socket.
+    pub(super) fn send(&mut self, socket: &mut GuestSocket, op: Op, payload: &[u8]) {
+        let header = socket.header(op, payload.len());
+        self.driver.send(&header, payload);
+    }
+
+    /// Sends a SHUTDOWN with these flags.
+    pub(super) fn shutdown(&mut self, socket: &mut GuestSocket, flags: u32) {
+        let header = Header {
+            flags,
+            ..socket.header(Op::Shutdown, 0)
+        };
+        self.driver.send(&header, &[]);
+    }
+
+    /// A connection that the host asked for and the guest agreed to.
+    pub(super) fn host_connection(&mut self, guest_port: u32) -> (GuestSocket, UnixStream) {
+        let host = self.request(guest_port);
+        let packets = self.packets();
+        let [request] = &packets[..] else {
+            panic!("{packets:?}");
+        };
+        assert_eq!(request.op(), Op::Request);
+        let mut guest = GuestSocket::new(guest_port, request.header.src_port);
+        guest.take(request);
+        self.send(&mut guest, Op::Response, &[]);
+        assert_eq!(self.ops(), []);
+        (guest, host)
+    }
+
+    /// The front door's end of a socket that is to be connected to the guest.
+    pub(super) fn request(&mut self, guest_port: u32) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.connector.connect(guest_port, theirs.into()).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        ours
+    }
+
+    /// A connection that the guest asked for and the host agreed to.
+    pub(super) fn guest_connection(&mut self, port: u32) -> (GuestSocket, UnixStream) {
+        let mut guest = GuestSocket::new(port, OPEN_PORT);
+        self.send(&mut guest, Op::Request, &[]);
+        let packets = self.packets();
+        let [response] = &packets[..] else {
+            panic!("{packets:?}");
+        };
+        assert_eq!(response.op(), Op::Response);
+        guest.take(response);
+        (guest, self.accepted().expect("an accepted connection"))
+    }
+
+    /// The host end of the connection that was accepted last.
+    pub(super) fn accepted(&mut self) -> Option<UnixStream> {
+        let (port, socket) = self.accepted.try_recv().ok()?;
+        assert_eq!(port, OPEN_PORT);
+        let socket = UnixStream::from(socket);
+        socket.set_nonblocking(true).unwrap();
+        Some(socket)
+    }
+
+    /// From now on no connection is accepted.
+    pub(super) fn close_accept(&mut self) {
+        self.accepted = channel().1;
+    }
+
+    /// What the transport does when the driver resets the device.
+    pub(super) fn reset(&mut self) {
+        let event_loop = &mut self.event_loop;
+        let worker = &self.worker;
+        std::thread::scope(|scope| {
+            let reset = scope.spawn(|| worker.reset());
+            while !reset.is_finished() {
+                event_loop.poll();
+            }
+        });
+    }
+
+    /// Connections that the device knows.
+    pub(super) fn connections(&mut self) -> usize {
+        self.event_loop.muxer().len()
+    }
+}
+
+/// A device with its thread, already active.
+pub(super) fn spawned() -> (Vsock, Connector, Driver) {
+    use super::super::device::VirtioDevice;
+    let (mut vsock, connector) =
+        Vsock::spawn(3, &[OPEN_PORT], |_, _| Err(io::ErrorKind::Other.into())).unwrap();
+    let mut driver = Driver::new();
+    driver.offer_all();
+    vsock.activate(driver.active_device()).unwrap();
+    (vsock, connector, driver)
+}
+
+/// All that can be read from the socket now, and whether the stream has ended.
+pub(super) fn read_available(socket: &mut UnixStream) -> (Vec<u8>, bool) {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 65536];
+    loop {
+        match socket.read(&mut chunk) {
+            Ok(0) => return (bytes, true),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (bytes, false),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
