@@ -39,3 +39,12 @@ pub const SHARE_TAG: &str = "nacre";
 
 /// Where the agent mounts the share in the guest.
 pub const GUEST_SHARE: &str = "/run/nacre/share";
+
+/// Guest path of the pod's resolv.conf, once a `SetUpPod` has carried its content.
+///
+/// Besides paths below [`GUEST_SHARE`], a container may have this file and
+/// [`GUEST_SHARED_MEMORY`] bind-mounted.
+pub const GUEST_RESOLV_CONF: &str = "/run/nacre/resolv.conf";
+
+/// Guest directory of POSIX shared memory, one for all containers of the pod.
+pub const GUEST_SHARED_MEMORY: &str = "/dev/shm";

@@ -1,0 +1,116 @@
+//! The last step of a container's first process: executing the workload.
+//!
+//! Takes the place of libcontainer's own executor, which reports a failure as
+//! text only and exits with 255, keeps the agent's ignored SIGPIPE, and loses
+//! the order of the environment.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::Write;
+use std::sync::Arc;
+
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use nix::sys::signal::{SigHandler, SigSet, Signal};
+use oci_spec::runtime::Spec;
+use std::fs::File;
+
+use super::lookup::{self, LookupError};
+use super::report::Failure;
+
+/// Executes the process of a specification and says on a pipe why it could not.
+///
+/// The pipe's writing end closes on exec, so its reader sees an end of file
+/// once the workload runs.
+#[derive(Clone)]
+pub(super) struct WorkloadExecutor {
+    verdict: Arc<File>,
+}
+
+impl WorkloadExecutor {
+    /// An executor that reports to the writing end of a pipe.
+    pub(super) fn new(verdict: File) -> Self {
+        Self {
+            verdict: Arc::new(verdict),
+        }
+    }
+
+    fn report(&self, error: &LookupError) {
+        let failure = Failure::invalid(error);
+        if let Ok(text) = serde_json::to_vec(&failure) {
+            // The exit status still tells when the pipe has no reader.
+            let _ = (&*self.verdict).write_all(&text);
+        }
+    }
+}
+
+impl Executor for WorkloadExecutor {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let (command, env) = command(spec).ok_or_else(|| {
+            ExecutorValidationError::ArgValidationError("process.args is empty".to_owned())
+        })?;
+        lookup::find(command, env).map_err(|error| {
+            self.report(&error);
+            ExecutorValidationError::ArgValidationError(error.to_string())
+        })?;
+        Ok(())
+    }
+
+    /// The environment is handed to `execve` as the specification has it.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let error = execute(spec);
+        self.report(&error);
+        // Returning would make libcontainer exit with 255.
+        std::process::exit(error.shell_status());
+    }
+}
+
+fn command(spec: &Spec) -> Option<(&str, &[String])> {
+    let process = spec.process().as_ref()?;
+    let command = process.args().as_ref()?.first()?;
+    let env = process.env().as_deref().unwrap_or_default();
+    Some((command, env))
+}
+
+/// Executes the workload; comes back only with the reason why not.
+fn execute(spec: &Spec) -> LookupError {
+    let Some((command, env)) = command(spec) else {
+        return LookupError::NotInPath(String::new());
+    };
+    let file = match lookup::find(command, env) {
+        Ok(file) => file,
+        Err(error) => return error,
+    };
+    let args = spec.process().as_ref().and_then(|p| p.args().as_deref());
+    let (Some(path), Some(args), Some(env)) = (
+        lookup::c_path(&file),
+        c_strings(args.unwrap_or_default()),
+        c_strings(env),
+    ) else {
+        return LookupError::Refused(command.to_owned(), "contains a zero byte".to_owned());
+    };
+    reset_signals();
+    match nix::unistd::execve(&path, &args, &env) {
+        Ok(never) => match never {},
+        Err(error) => LookupError::from_exec(command, error),
+    }
+}
+
+fn c_strings(strings: &[String]) -> Option<Vec<CString>> {
+    strings
+        .iter()
+        .map(|string| CString::new(string.as_bytes()).ok())
+        .collect()
+}
+
+/// Rust programs ignore SIGPIPE, and what is ignored stays so over `execve`.
+fn reset_signals() {
+    // SAFETY: the default disposition runs no code of ours.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let _ = SigSet::empty().thread_set_mask();
+}

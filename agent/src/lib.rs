@@ -1,0 +1,22 @@
+//! PID 1 of the guest: boots it, serves the host, and runs the pod's containers.
+//!
+//! `main.rs` composes [`boot`]; the service itself ([`serve`]) takes its sockets
+//! and its program from outside, so that it runs on any transport.
+
+pub mod boot;
+pub mod log;
+pub mod transport;
+
+mod container;
+mod error;
+mod pod;
+mod poll;
+mod reaper;
+mod service;
+mod stats;
+mod streams;
+
+pub use container::{HELPER_ROLE, build_container};
+pub use error::Error;
+pub use pod::loopback_up;
+pub use service::{Serve, Service, serve};
