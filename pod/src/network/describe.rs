@@ -1,0 +1,242 @@
+//! What a network namespace holds, told as the guest is to have it.
+
+use std::fmt::Display;
+
+use futures::TryStreamExt;
+use nacre_protocol::agent::{Interface, Neighbour};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use super::NetworkError;
+use super::addresses::Address;
+use super::netlink::failed;
+use super::{addresses, routes, tap};
+
+/// An Ethernet interface that a guest can take over.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u16,
+    /// All of it for the guest.
+    pub(super) interface: Interface,
+}
+
+/// Describes the namespace's interfaces, in the kernel's order. One that is down
+/// is left out, and so are `lo` and the ports of a bridge or bond.
+///
+/// # Errors
+/// [`NetworkError::Unsupported`] and [`NetworkError::InUse`] rather than a
+/// description that lacks something.
+pub(super) async fn links(netlink: &Handle) -> Result<Vec<Link>, NetworkError> {
+    let messages: Vec<LinkMessage> = netlink
+        .link()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(failed("list network interfaces"))?;
+    let messages: Vec<_> = messages.iter().filter(|link| is_used(link)).collect();
+    if messages.is_empty() {
+        return Ok(Vec::new());
+    }
+    refuse_stacked(&messages)?;
+    let mut links = messages
+        .iter()
+        .map(|message| link(message, &messages))
+        .collect::<Result<Vec<_>, _>>()?;
+    refuse_equal_macs(&links)?;
+
+    let addresses: Vec<_> = netlink
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(failed("list addresses"))?;
+    let routes = routes(netlink).await?;
+    let neighbours: Vec<_> = netlink
+        .neighbours()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(failed("list neighbours"))?;
+    routes::refuse_unsupported(&routes, &links)?;
+    for link in &mut links {
+        let addresses = addresses::of(link, &addresses);
+        link.interface.routes = routes::of(link, &routes, &addresses);
+        link.interface.addresses = addresses.iter().map(Address::to_string).collect();
+        link.interface.neighbours = permanent_neighbours(link.index, &neighbours);
+    }
+    Ok(links)
+}
+
+async fn routes(netlink: &Handle) -> Result<Vec<RouteMessage>, NetworkError> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessageBuilder::<std::net::IpAddr>::new().build();
+        request.header.address_family = family;
+        let family: Vec<_> = netlink
+            .route()
+            .get(request)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed("list routes"))?;
+        routes.extend(family);
+    }
+    Ok(routes)
+}
+
+/// Whether the interface is one that the namespace's processes talk through.
+fn is_used(link: &LinkMessage) -> bool {
+    let flags = link.header.flags;
+    let is_port = link
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::Controller(_)));
+    flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) && !is_port
+}
+
+/// Refuses an interface (VLAN, macvlan) on top of another of the pod's: what it
+/// is to receive goes to the guest by the lower one.
+fn refuse_stacked(links: &[&LinkMessage]) -> Result<(), NetworkError> {
+    for upper in links {
+        let mut other_namespace = false;
+        let mut lower = None;
+        for attribute in &upper.attributes {
+            match attribute {
+                LinkAttribute::Link(index) => lower = Some(*index),
+                LinkAttribute::LinkNetNsId(_) => other_namespace = true,
+                _ => {}
+            }
+        }
+        let lower = links
+            .iter()
+            .find(|link| !other_namespace && Some(link.header.index) == lower);
+        if let Some(lower) = lower {
+            return Err(NetworkError::Unsupported(format!(
+                "interface {} hangs on interface {} of the same namespace",
+                name(upper),
+                name(lower)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_equal_macs(links: &[Link]) -> Result<(), NetworkError> {
+    for (position, link) in links.iter().enumerate() {
+        if let Some(other) = links[..position].iter().find(|other| other.mac == link.mac) {
+            return Err(NetworkError::Unsupported(format!(
+                "interfaces {} and {} have the same MAC address, by which the guest tells \
+                 interfaces apart",
+                other.interface.name, link.interface.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The interface without addresses, routes and neighbours.
+fn link(message: &LinkMessage, all: &[&LinkMessage]) -> Result<Link, NetworkError> {
+    let name = name(message);
+    let unsupported = |what: &dyn Display| {
+        Err(NetworkError::Unsupported(format!(
+            "interface {name} {what}"
+        )))
+    };
+    if message.header.link_layer_type != LinkLayerType::Ether {
+        return unsupported(&"is not Ethernet");
+    }
+    if is_tap(message) {
+        return match pod_of_tap(name, all) {
+            Some(interface) => Err(NetworkError::InUse(interface)),
+            None => unsupported(&"is a tap"),
+        };
+    }
+    let mut mac = None;
+    let mut mtu = None;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+            LinkAttribute::Mtu(bytes) => mtu = u16::try_from(*bytes).ok(),
+            _ => {}
+        }
+    }
+    let (mac, mtu) = match (mac, mtu) {
+        (None | Some([0, 0, 0, 0, 0, 0]), _) => return unsupported(&"has no MAC address"),
+        (_, None) => return unsupported(&"has an MTU above 65535"),
+        (Some(mac), Some(mtu)) => (mac, mtu),
+    };
+    Ok(Link {
+        index: message.header.index,
+        mac,
+        mtu,
+        interface: Interface {
+            name: name.into(),
+            mac: mac.into(),
+            mtu: mtu.into(),
+            ..Interface::default()
+        },
+    })
+}
+
+fn name(link: &LinkMessage) -> &str {
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.as_str()),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+fn is_tap(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Tun)),
+        _ => false,
+    })
+}
+
+/// The interface that the tap of a running pod belongs to.
+fn pod_of_tap(tap: &str, links: &[&LinkMessage]) -> Option<String> {
+    let index: u32 = tap.strip_prefix(tap::NAME_PREFIX)?.parse().ok()?;
+    let link = links.iter().find(|link| link.header.index == index)?;
+    Some(name(link).into())
+}
+
+fn permanent_neighbours(index: u32, messages: &[NeighbourMessage]) -> Vec<Neighbour> {
+    messages
+        .iter()
+        .filter(|message| {
+            message.header.ifindex == index && message.header.state == NeighbourState::Permanent
+        })
+        .filter_map(neighbour)
+        .collect()
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    let mut neighbour = Neighbour::default();
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                neighbour.address = ip.to_string();
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                neighbour.address = ip.to_string();
+            }
+            NeighbourAttribute::LinkLayerAddress(mac) => neighbour.mac.clone_from(mac),
+            _ => {}
+        }
+    }
+    (!neighbour.address.is_empty() && neighbour.mac.len() == 6).then_some(neighbour)
+}

@@ -1,0 +1,140 @@
+//! A tap beside an interface.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use futures::TryStreamExt;
+use libc::{c_int, c_short, ifreq};
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
+use rtnetlink::{Handle, LinkUnspec};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
+
+use super::NetworkError;
+use super::netlink::{errno, failed};
+
+const TUN: &str = "/dev/net/tun";
+
+/// What the names of all taps of Nacre begin with; the index of the interface
+/// that they belong to follows.
+pub(super) const NAME_PREFIX: &str = "nacre";
+
+/// `TUNSETIFF` of linux/if_tun.h.
+const SET_INTERFACE: Opcode = opcode::write::<c_int>(b'T', 202);
+
+/// `TUNSETVNETHDRSZ`.
+const SET_HEADER_LEN: Opcode = opcode::write::<c_int>(b'T', 216);
+
+/// Flags of `TUNSETIFF`: a new tap, of which frames have a virtio-net header.
+const FLAGS: c_int = libc::IFF_TAP | libc::IFF_TUN_EXCL | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// Bytes before each frame: `struct virtio_net_hdr_v1` (virtio 1.2, 5.1.6).
+const HEADER_LEN: c_int = 12;
+
+/// An open tap.
+pub(super) struct Tap {
+    pub(super) name: String,
+    pub(super) fd: OwnedFd,
+}
+
+/// Makes the tap for `interface`, in the namespace of the calling thread.
+pub(super) fn create(index: u32, interface: &str) -> Result<Tap, NetworkError> {
+    let fd: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(TUN)
+        .map_err(NetworkError::Tun)?
+        .into();
+    let name = format!("{NAME_PREFIX}{index}");
+    set_name(&fd, &name).map_err(|error| match error {
+        // The name is taken by the tap of a pod that runs.
+        Errno::BUSY => NetworkError::InUse(interface.into()),
+        error => NetworkError::kernel(format!("create a tap for {interface}"))(error),
+    })?;
+    // SAFETY: TUNSETVNETHDRSZ reads an int.
+    unsafe { ioctl(&fd, Setter::<{ SET_HEADER_LEN }, _>::new(HEADER_LEN)) }
+        .map_err(NetworkError::kernel(format!("set up the tap {name}")))?;
+    Ok(Tap { name, fd })
+}
+
+fn set_name(fd: &OwnedFd, name: &str) -> Result<(), Errno> {
+    // SAFETY: all of ifreq is integers and arrays of them, in every field of its union.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    let [low, high, ..] = FLAGS.to_le_bytes();
+    request.ifr_ifru.ifru_flags = c_short::from_le_bytes([low, high]);
+    // The last byte stays the terminating zero.
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1]
+        .iter_mut()
+        .zip(name.bytes())
+    {
+        *to = from.cast_signed();
+    }
+    // SAFETY: TUNSETIFF reads and writes a `struct ifreq`.
+    unsafe {
+        ioctl(
+            fd.as_fd(),
+            Updater::<{ SET_INTERFACE }, _>::new(&mut request),
+        )
+    }
+}
+
+/// Sets the tap up like its interface, except that it is not yet up, and says
+/// its index.
+pub(super) async fn configure(netlink: &Handle, tap: &Tap, mtu: u16) -> Result<u32, NetworkError> {
+    let step = || format!("set up the tap {}", tap.name);
+    let links: Vec<_> = netlink
+        .link()
+        .get()
+        .match_name(&tap.name)
+        .execute()
+        .try_collect()
+        .await
+        .map_err(failed(step()))?;
+    let index = links
+        .first()
+        .map(|link| link.header.index)
+        .ok_or(Errno::NODEV)
+        .map_err(NetworkError::kernel(step()))?;
+
+    let mtu = LinkUnspec::new_with_index(index).mtu(mtu.into()).build();
+    netlink
+        .link()
+        .change(mtu)
+        .execute()
+        .await
+        .map_err(failed(step()))?;
+
+    // The namespace's own stack is not to speak on the tap: its router
+    // solicitations would reach the guest.
+    let silent = LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
+        )]))
+        .build();
+    match netlink.link().change(silent).execute().await {
+        // Without IPv6, and with an MTU too small for it, the tap is silent anyway.
+        Err(error) if errno(&error) == Some(Errno::AFNOSUPPORT) => {}
+        result => result.map_err(failed(step()))?,
+    }
+    Ok(index)
+}
+
+/// Lets packets through.
+pub(super) async fn bring_up(netlink: &Handle, index: u32, name: &str) -> Result<(), NetworkError> {
+    netlink
+        .link()
+        .change(LinkUnspec::new_with_index(index).up().build())
+        .execute()
+        .await
+        .map_err(failed(format!("bring up the tap {name}")))
+}
+
+/// Removes a tap even if somebody still holds its descriptor.
+pub(super) async fn delete(netlink: &Handle, index: u32) -> Result<(), NetworkError> {
+    match netlink.link().del(index).execute().await {
+        Err(error) if errno(&error) == Some(Errno::NODEV) => Ok(()),
+        result => result.map_err(failed("remove a tap")),
+    }
+}
