@@ -4,6 +4,11 @@
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nacre/guest-kernel
 guest_dir=$(dirname "$room")/target/guest
 
+# Called from a Makefile or a configured shell, the kernel's own make would take
+# these for its own.
+unset MAKEFLAGS MFLAGS MAKELEVEL ARCH CROSS_COMPILE LLVM KCFLAGS KCPPFLAGS KAFLAGS O V W C M
+export LC_ALL=C
+
 say() { printf 'guest-kernel: %s\n' "$*" >&2; }
 
 die() {

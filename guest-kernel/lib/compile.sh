@@ -31,10 +31,12 @@ compile() {
     say "$(count_objects "$log") objects in $((SECONDS - start)) s"
 }
 
-# Fixed names and times: the same inputs give the same bytes.
+# Fixed names and times: the same inputs give the same bytes. The lock is left
+# open in make: should this script be killed, nobody compiles in the same tree
+# until make has ended too.
 compile_vmlinux() {
     KBUILD_BUILD_TIMESTAMP='1970-01-01 00:00:00 UTC' KBUILD_BUILD_USER=nacre KBUILD_BUILD_HOST=nacre \
-        KBUILD_BUILD_VERSION=1 kernel_make -j"$1" vmlinux 9>&-
+        KBUILD_BUILD_VERSION=1 kernel_make -j"$1" vmlinux
 }
 
 # A line that is rewritten each second on a terminal, a new one each half

@@ -1,5 +1,5 @@
 # Build dependencies, installed through apt when missing.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 build_packages=(gcc make libc6-dev flex bison bc libelf-dev perl binutils xz-utils cpio)
 # Carries the keys that sign Debian's archive.

@@ -32,7 +32,8 @@ store_result() {
 
 remove_old_results() {
     local dirs
-    mapfile -t dirs < <(ls -dt "$cache"/result-* | tail -n +$((keep_results + 1)))
+    mapfile -t dirs < <(find "$cache" -maxdepth 1 -name 'result-*' -printf '%T@ %p\n' | sort -rn |
+        tail -n +$((keep_results + 1)) | cut -d ' ' -f 2-)
     [ ${#dirs[@]} = 0 ] || rm -rf "${dirs[@]}"
 }
 

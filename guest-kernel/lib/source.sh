@@ -43,7 +43,9 @@ fetch_source() {
     write_apt_conf "$tmp"
     private_apt "$tmp" update >"$tmp/log" 2>&1 || fetch_failed "$tmp" "cannot read Debian's package lists"
     version=$(APT_CONFIG=$tmp/apt.conf apt-cache policy "$package" 2>/dev/null | sed -n 's/^ *Candidate: *//p')
-    [ -n "$version" ] && [ "$version" != "(none)" ] || fetch_failed "$tmp" "no package $package in Debian's lists"
+    case $version in
+        '' | '(none)') fetch_failed "$tmp" "no package $package in Debian's lists" ;;
+    esac
 
     if ! [ -d "$cache/source-$version" ]; then
         say "downloading $package $version (150 MB)"
