@@ -1,0 +1,124 @@
+//! The few mount operations that the share is made of.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::mount::{MoveMountFlags, move_mount};
+
+/// Whether a mount may be written through.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// Takes from a detached mount, and all below it, what the monitor does not
+/// need, and cuts it off from mounts made later at its origin.
+///
+/// The flags are locked in the monitor's mount namespace, because that belongs
+/// to another user namespace (see mount_namespaces(7)).
+pub(super) fn restrict(tree: BorrowedFd<'_>, access: Access) -> io::Result<()> {
+    let read_only = match access {
+        Access::ReadOnly => libc::MOUNT_ATTR_RDONLY,
+        Access::ReadWrite => 0,
+    };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC
+            | read_only,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string, and the attributes are as long as said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Attaches a detached mount at `path` below `dir`; the empty path is `dir`.
+pub(super) fn attach(tree: &OwnedFd, dir: impl AsFd, path: &str) -> io::Result<()> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if path.is_empty() {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    }
+    Ok(move_mount(tree, "", dir, path, flags)?)
+}
+
+/// One line of `/proc/PID/mountinfo`.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct MountPoint {
+    /// Where it is mounted.
+    pub(super) path: PathBuf,
+    /// Type of the file system.
+    pub(super) fs_type: String,
+}
+
+impl MountPoint {
+    /// Reads a line as proc_pid_mountinfo(5) describes it.
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        Some(Self {
+            path: unescape(before.split(' ').nth(4)?),
+            fs_type: after.split(' ').next()?.to_owned(),
+        })
+    }
+}
+
+/// Undoes the kernel's `\ooo` for spaces, tabs, newlines and backslashes.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = (byte == b'\\')
+            .then(|| tail.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(value) => {
+                bytes.push(value);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_gives_path_and_type() {
+        let line = r"36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime master:1 - ext3 /dev/root rw";
+        let point = MountPoint::parse(line).unwrap();
+        assert_eq!(point.path, PathBuf::from(r"/mnt 2\x"));
+        assert_eq!(point.fs_type, "ext3");
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_is_left_out() {
+        assert_eq!(MountPoint::parse("36 35 98:0 /mnt1 /mnt2 rw"), None);
+        assert_eq!(MountPoint::parse("36 35 - ext3"), None);
+    }
+}
