@@ -11,11 +11,15 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory as _, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::GuestMemory;
 use super::interrupt::Interrupt;
+
+/// Sizes in bytes of what the used ring consists of (virtio 1.2, section 2.7.8).
+const USED_HEADER: u64 = 4;
+const USED_ELEMENT: u64 = 8;
 
 /// How a driver broke the rules of a virtqueue.
 #[derive(Debug, Error)]
@@ -209,6 +213,10 @@ pub struct VirtQueue {
     queue: Queue,
     kick: EventFd,
     interrupt: Arc<Interrupt>,
+    /// Whether anything was pushed since the last signal.
+    pushed: bool,
+    /// Whether the next signal is due in any case.
+    must_signal: bool,
 }
 
 impl VirtQueue {
@@ -219,6 +227,8 @@ impl VirtQueue {
             queue,
             kick,
             interrupt,
+            pushed: false,
+            must_signal: false,
         }
     }
 
@@ -261,15 +271,53 @@ impl VirtQueue {
         head: u16,
         written: u32,
     ) -> Result<(), QueueError> {
+        self.pushed = true;
         Ok(self.queue.add_used(memory, head, written)?)
     }
 
-    /// Interrupts the driver if it wants to hear of what was pushed.
+    /// Gives back chains that hold one message together (head and bytes
+    /// written, each), so that the driver sees either none of them or all.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when a head or the used ring is out of bounds.
+    pub fn push_all(
+        &mut self,
+        memory: &GuestMemory,
+        used: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
+        let Some(((last, last_len), others)) = used.split_last() else {
+            return Ok(());
+        };
+        let mut next = self.queue.next_used();
+        for (head, len) in others {
+            if *head >= self.queue.size() {
+                return Err(virtio_queue::Error::InvalidDescriptorIndex.into());
+            }
+            let slot = u64::from(next % self.queue.size());
+            let element = GuestAddress(self.queue.used_ring() + USED_HEADER + USED_ELEMENT * slot);
+            let value = u64::from(*head) | u64::from(*len) << 32;
+            memory
+                .write_obj(value.to_le(), element)
+                .map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+        }
+        // The last push moves the index past them all. It does not count the
+        // others when it comes to whether an interrupt is due, so one is.
+        self.queue.set_next_used(next);
+        self.must_signal |= !others.is_empty();
+        self.push(memory, *last, *last_len)
+    }
+
+    /// Interrupts the driver if something was pushed and it wants to hear of it.
     ///
     /// # Errors
     /// [`QueueError::Ring`] when the rings are out of bounds.
     pub fn signal(&mut self, memory: &GuestMemory) -> Result<(), QueueError> {
-        if self.queue.needs_notification(memory)? {
+        if !std::mem::take(&mut self.pushed) {
+            return Ok(());
+        }
+        let must = std::mem::take(&mut self.must_signal);
+        if self.queue.needs_notification(memory)? || must {
             self.interrupt.signal_used();
         }
         Ok(())
@@ -314,6 +362,44 @@ mod tests {
         queue.push(guest.memory(), chain.head(), 5).unwrap();
         assert_eq!(guest.used(), vec![(0, 5)]);
         assert_eq!(guest.read(write, 5), b"reply");
+    }
+
+    #[test]
+    fn chains_pushed_together_are_used_together_and_signalled() {
+        let mut guest = GuestQueue::new(4);
+        for round in 0..3 {
+            guest.restart();
+            let mut queue = guest.device_side();
+            let rooms: Vec<_> = (0..3).map(|_| guest.room(16)).collect();
+            let heads: Vec<_> = rooms
+                .iter()
+                .map(|room| guest.offer(&[Desc::writable(*room)]))
+                .collect();
+            queue
+                .push_all(
+                    guest.memory(),
+                    &[(heads[0], 16), (heads[1], 16), (heads[2], 7)],
+                )
+                .unwrap();
+            let used = guest.used();
+            assert_eq!(
+                used,
+                vec![(heads[0], 16), (heads[1], 16), (heads[2], 7)],
+                "{round}"
+            );
+            queue.signal(guest.memory()).unwrap();
+            queue.signal(guest.memory()).unwrap();
+            assert_eq!(guest.interrupt().irqfd().read().unwrap(), 1);
+        }
+        let error = guest
+            .device_side()
+            .push_all(guest.memory(), &[(9, 0), (0, 0)]);
+        assert!(matches!(
+            error,
+            Err(QueueError::Ring(
+                virtio_queue::Error::InvalidDescriptorIndex
+            ))
+        ));
     }
 
     #[test]

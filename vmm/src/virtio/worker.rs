@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EFD_SEMAPHORE, EventFd};
 
 use super::device::{ActivateError, ActiveDevice};
 use crate::jail::seccomp::{self, ThreadKind};
@@ -64,7 +64,8 @@ impl<A: Send + 'static> Worker<A> {
     /// # Errors
     /// What `eventfd(2)` answers.
     pub fn pair() -> io::Result<(Self, Mailbox<A>)> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
+        // Each command counts, so that one that comes close behind another still wakes.
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_SEMAPHORE)?;
         let (sender, receiver) = channel();
         let mailbox = Mailbox {
             commands: receiver,
@@ -118,5 +119,36 @@ impl<A> AsRawFd for Mailbox<A> {
     /// Becomes readable when a command arrives.
     fn as_raw_fd(&self) -> RawFd {
         self.wake.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_that_come_together_each_wake_the_worker() {
+        let (worker, mailbox) = Worker::<u32>::pair().unwrap();
+        worker.activate(1).unwrap();
+        worker.activate(2).unwrap();
+        for expected in [1, 2] {
+            assert_eq!(mailbox.wake.read().unwrap(), 1);
+            // Put back what the look at the descriptor has taken.
+            mailbox.wake.write(1).unwrap();
+            match mailbox.take() {
+                Some(Command::Activate(active)) => assert_eq!(*active, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+        mailbox.wake.read().unwrap_err();
+        assert!(mailbox.take().is_none());
+    }
+
+    #[test]
+    fn a_reset_returns_when_the_worker_has_ended() {
+        let (worker, mailbox) = Worker::<u32>::pair().unwrap();
+        drop(mailbox);
+        worker.reset();
+        assert!(matches!(worker.activate(1), Err(ActivateError::WorkerGone)));
     }
 }

@@ -86,8 +86,8 @@ const KICK: u64 = 1;
 const FOREVER: i32 = -1;
 
 /// The thread: serves the lane that it is handed until it is told to let go.
-pub(super) fn run(mailbox: Mailbox<Lane>) {
-    if let Err(error) = try_run(&mailbox) {
+pub(super) fn run(mailbox: &Mailbox<Lane>) {
+    if let Err(error) = try_run(mailbox) {
         log::error!("fs: a thread that serves the share has ended: {error}");
     }
 }

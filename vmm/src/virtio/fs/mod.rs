@@ -75,7 +75,9 @@ impl Fs {
         config[..tag.len()].copy_from_slice(tag.as_bytes());
         config[MAX_TAG_LEN..].copy_from_slice(&1u32.to_le_bytes());
 
-        let thread = || Worker::spawn(ThreadKind::Fs, lane::run).map_err(FsError::Threads);
+        let thread = || {
+            Worker::spawn(ThreadKind::Fs, |mailbox| lane::run(&mailbox)).map_err(FsError::Threads)
+        };
         Ok(Self {
             config,
             root: root.to_string_lossy().into_owned(),

@@ -44,6 +44,10 @@ pub(super) enum RequestError {
     Kick(io::Error),
 }
 
+/// Length in bytes of the header of a reply.
+const OUT_HEADER_LEN: u32 = 16;
+const _: () = assert!(OUT_HEADER_LEN as usize == size_of::<OutHeader>());
+
 const fn malformed(what: &'static str) -> RequestError {
     RequestError::Queue(QueueError::Malformed(what))
 }
@@ -64,7 +68,7 @@ pub(super) fn serve<F: FileSystem + Sync>(
     if chain.read(header.as_mut_slice())? < size_of::<InHeader>() {
         return Err(malformed("a request without a header"));
     }
-    let room = chain.writable_len() >= size_of::<OutHeader>() as u64;
+    let room = chain.writable_len() >= u64::from(OUT_HEADER_LEN);
     if !room && wants_reply(header.opcode) {
         return Err(malformed("a request without room for the reply's header"));
     }
@@ -77,7 +81,7 @@ pub(super) fn serve<F: FileSystem + Sync>(
     .map_err(|_| RequestError::Panicked(header.opcode))?;
     match answer {
         // The server does not count its answer to this one.
-        Ok(0) if header.opcode == Opcode::Destroy as u32 => Ok(size_of::<OutHeader>() as u32),
+        Ok(0) if header.opcode == Opcode::Destroy as u32 => Ok(OUT_HEADER_LEN),
         Ok(written) => Ok(u32::try_from(written).unwrap_or(u32::MAX)),
         Err(error) => {
             log::debug!(
@@ -102,7 +106,7 @@ fn wants_reply(opcode: u32) -> bool {
 /// Answers EINVAL: the request was cut short or contradicts itself.
 fn refuse(chain: &Chain<'_>, unique: u64) -> Result<u32, QueueError> {
     let header = OutHeader {
-        len: size_of::<OutHeader>() as u32,
+        len: OUT_HEADER_LEN,
         error: -libc::EINVAL,
         unique,
     };
@@ -116,10 +120,15 @@ pub(super) struct Shadow {
     queue: Queue,
 }
 
-const TABLE: GuestAddress = GuestAddress(0x1000);
-const AVAIL_RING: GuestAddress = GuestAddress(0x3000);
-const USED_RING: GuestAddress = GuestAddress(0x4000);
+const TABLE: u32 = 0x1000;
+const AVAIL_RING: u32 = 0x3000;
+const USED_RING: u32 = 0x4000;
 const SHADOW_SIZE: usize = 0x6000;
+
+/// Flags of a descriptor.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const _: () = assert!(NEXT as u32 == VRING_DESC_F_NEXT && WRITE as u32 == VRING_DESC_F_WRITE);
 
 impl Shadow {
     /// A shadow without a chain.
@@ -135,12 +144,12 @@ impl Shadow {
             (AVAIL_RING, Queue::set_avail_ring_address),
             (USED_RING, Queue::set_used_ring_address),
         ] {
-            set(&mut queue, Some(address.0 as u32), Some(0));
+            set(&mut queue, Some(address), Some(0));
         }
         queue.set_ready(true);
         // One chain, from the first descriptor on, is available forever.
         memory
-            .write_obj(1u16, GuestAddress(AVAIL_RING.0 + 2))
+            .write_obj(1u16, GuestAddress(u64::from(AVAIL_RING) + 2))
             .map_err(io::Error::other)?;
         Ok(Self { memory, queue })
     }
@@ -151,21 +160,12 @@ impl Shadow {
             .readable()
             .iter()
             .map(|buffer| (buffer, 0))
-            .chain(
-                chain
-                    .writable()
-                    .iter()
-                    .map(|buffer| (buffer, VRING_DESC_F_WRITE)),
-            )
+            .chain(chain.writable().iter().map(|buffer| (buffer, WRITE)))
             .filter(|(buffer, _)| buffer.len > 0)
             .peekable();
         let mut index = 0;
         while let Some((buffer, flags)) = buffers.next() {
-            let link = if buffers.peek().is_some() {
-                VRING_DESC_F_NEXT
-            } else {
-                0
-            };
+            let link = if buffers.peek().is_some() { NEXT } else { 0 };
             self.set(index, buffer, flags | link)?;
             index += 1;
         }
@@ -175,12 +175,12 @@ impl Shadow {
             .ok_or_else(|| malformed("an empty chain"))
     }
 
-    fn set(&self, index: u16, buffer: &Buffer, flags: u32) -> Result<(), RequestError> {
+    fn set(&self, index: u16, buffer: &Buffer, flags: u16) -> Result<(), RequestError> {
         if index >= MAX_DESCRIPTORS {
             return Err(malformed("a request in too many buffers"));
         }
-        let descriptor = Descriptor::new(buffer.address.0, buffer.len, flags as u16, index + 1);
-        let at = TABLE.0 + u64::from(index) * size_of::<Descriptor>() as u64;
+        let descriptor = Descriptor::new(buffer.address.0, buffer.len, flags, index + 1);
+        let at = u64::from(TABLE) + u64::from(index) * size_of::<Descriptor>() as u64;
         self.memory
             .write_obj(descriptor, GuestAddress(at))
             .map_err(|_| malformed("a request in too many buffers"))
