@@ -25,9 +25,12 @@ lock_cache() {
         say "another build is running; waiting for it"
         flock 9
     fi
-    # What a run that was killed left behind.
-    rm -rf "$cache"/tmp.*
+    # What a run that was killed left behind, and, at the end, what this one did.
+    remove_scratch
+    trap remove_scratch EXIT
 }
+
+remove_scratch() { rm -rf "$cache"/tmp.*; }
 
 # A fresh folder in the cache, on the same file system as where its content
 # will be renamed to.

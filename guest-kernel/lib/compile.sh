@@ -16,12 +16,9 @@ compile() {
     : >"$log"
     report_progress "$log" "$of" $$ &
     ticker=$!
-    # shellcheck disable=SC2064
-    trap "kill $ticker 2>/dev/null" EXIT
     compile_vmlinux "$jobs" >>"$log" 2>&1 || rc=$?
     kill "$ticker" 2>/dev/null || true
     wait "$ticker" 2>/dev/null || true
-    trap - EXIT
     [ -t 2 ] && printf '\r\033[K' >&2
     if [ "$rc" != 0 ]; then
         grep -E -m 5 'error|Error|undefined reference' "$log" >&2 || true
@@ -45,7 +42,7 @@ report_progress() {
     local log=$1 of=$2 parent=$3 start=$SECONDS text every=30
     exec 9>&-
     [ -t 2 ] && every=1
-    while sleep "$every" && kill -0 "$parent" 2>/dev/null; do
+    while sleep "$every" >/dev/null 2>&1 && kill -0 "$parent" 2>/dev/null; do
         text=$(printf '%d objects%s, %d:%02d min' "$(count_objects "$log")" "$of" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)))
         if [ -t 2 ]; then
             printf '\r\033[Kguest-kernel: %s' "$text" >&2
