@@ -162,6 +162,12 @@ impl Connection {
         !self.buffer.is_empty()
     }
 
+    /// Bytes that the buffer occupies.
+    #[cfg(test)]
+    pub(super) fn buffer_capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Nothing more can come of the connection.
     pub(super) fn is_finished(&self) -> bool {
         let to_host = self.reader_gone || self.end_told;

@@ -165,7 +165,7 @@ impl EventLoop {
             match command {
                 Command::Activate(active) => self.activate(*active),
                 Command::Reset(done) => {
-                    self.deactivate(State::Inactive);
+                    self.reset();
                     // Nobody may wait for it any more, which is no harm.
                     let _ = done.send(());
                 }
@@ -207,6 +207,11 @@ impl EventLoop {
             memory: active.memory,
             interrupt: active.interrupt,
         })
+    }
+
+    /// Lets go of the queues.
+    pub(super) fn reset(&mut self) {
+        self.deactivate(State::Inactive);
     }
 
     fn deactivate(&mut self, next: State) {

@@ -386,9 +386,7 @@ fn a_reset_closes_all_connections_and_the_device_lives_again() {
     bench.poll();
     assert_eq!(bench.driver.unsent(), 1);
 
-    bench.driver = Driver::new();
-    bench.driver.offer_all();
-    bench.activate();
+    bench.restart(Driver::new());
     let (mut guest, mut host) = bench.host_connection(1025);
     bench.send(&mut guest, Op::Data, b"anew");
     bench.poll();
@@ -397,7 +395,7 @@ fn a_reset_closes_all_connections_and_the_device_lives_again() {
 
 #[test]
 fn a_reset_of_the_devices_thread_returns_when_it_is_done() {
-    let (mut vsock, connector, mut driver) = spawned();
+    let (mut vsock, connector, mut driver) = spawned(true);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     connector.connect(1024, theirs.into()).unwrap();
     let packets = driver.wait();

@@ -212,6 +212,12 @@ impl Connector {
     }
 }
 #[cfg(test)]
+mod flow_test;
+#[cfg(test)]
+mod hostile_test;
+#[cfg(test)]
 mod lifecycle_test;
+#[cfg(test)]
+mod model_test;
 #[cfg(test)]
 mod test_driver;

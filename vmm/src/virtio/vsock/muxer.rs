@@ -280,6 +280,21 @@ impl Muxer {
         self.connections.len()
     }
 
+    /// Bytes that all connections' buffers occupy.
+    #[cfg(test)]
+    pub(super) fn buffer_capacity(&self) -> usize {
+        self.connections
+            .values()
+            .map(Connection::buffer_capacity)
+            .sum()
+    }
+
+    /// Resets that wait for RX buffers.
+    #[cfg(test)]
+    pub(super) fn waiting_resets(&self) -> usize {
+        self.resets.len()
+    }
+
     fn insert(&mut self, connection: Connection) -> io::Result<u64> {
         if self.connections.len() >= MAX_CONNECTIONS {
             return Err(io::Error::other("there are too many connections"));

@@ -239,3 +239,7 @@ impl<'m> RxBuffer<'m> {
         u32::try_from(HEADER_LEN).unwrap_or(0) + header.len
     }
 }
+
+#[cfg(test)]
+#[path = "packet_test.rs"]
+mod tests;
