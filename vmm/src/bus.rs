@@ -15,9 +15,15 @@ pub struct DeviceBus {
 impl DeviceBus {
     /// Adds a device behind the last; returns the address of its registers.
     pub fn add(&mut self, device: MmioTransport) -> u64 {
-        let address = DEVICES + SIZE * self.devices.len() as u64;
+        let address = self.next_address();
         self.devices.push(Mutex::new(device));
         address
+    }
+
+    /// Where the registers of the next device will be.
+    #[must_use]
+    pub fn next_address(&self) -> u64 {
+        DEVICES + SIZE * self.devices.len() as u64
     }
 
     /// A vCPU reads `data.len()` bytes at `address`.

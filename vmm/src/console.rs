@@ -8,6 +8,8 @@ const CAPACITY: usize = 64 << 10;
 /// Bytes of the tail that is reported: with every byte escaped it still fits
 /// into one control message.
 const TAIL: usize = 12 << 10;
+/// Target of the log lines that carry the console.
+pub const LOG_TARGET: &str = "console";
 /// Longest line that is logged whole.
 const MAX_LINE: usize = 1024;
 
@@ -38,7 +40,7 @@ impl Console {
             match byte {
                 b'\r' => {}
                 b'\n' => {
-                    log::info!("guest: {}", String::from_utf8_lossy(line).escape_debug());
+                    log::info!(target: LOG_TARGET, "guest: {}", String::from_utf8_lossy(line).escape_debug());
                     line.clear();
                 }
                 byte if line.len() < MAX_LINE => line.push(byte),

@@ -15,12 +15,17 @@
 pub mod arch;
 pub mod bus;
 pub mod client;
+pub mod cmdline;
 pub mod config;
 pub mod console;
 pub mod control;
 pub mod counters;
+pub mod handed;
 pub mod jail;
 pub mod kernel;
+pub mod logger;
+pub mod machine;
 pub mod memory;
+pub mod monitor;
 pub mod vcpu;
 pub mod virtio;

@@ -1,0 +1,59 @@
+//! The guest kernel's command line.
+
+use std::fmt::Write;
+
+use crate::virtio::mmio;
+
+/// What every pod's kernel is told, each with its reason.
+const ALWAYS: [&str; 8] = [
+    // Nothing is behind /dev/console; errors reach the early console.
+    "console=ttynull",
+    "earlyprintk=serial,0x3f8,115200,keep",
+    // A panic ends the machine at once, by the keyboard controller's reset.
+    "panic=-1",
+    "reboot=k",
+    // The boot processor only: the agent brings the others online, when they are needed.
+    "maxcpus=1",
+    // kvm-clock and KVM's timers need no check against legacy ones.
+    "no_timer_check",
+    "tsc=reliable",
+    "rdinit=/init",
+];
+
+/// Builds the command line of a machine with virtio devices at these addresses
+/// and interrupts.
+#[must_use]
+pub fn build(verbose: bool, devices: &[(u64, u32)], extra: &str) -> String {
+    let mut line = ALWAYS.join(" ");
+    line.push_str(if verbose { " loglevel=8" } else { " quiet" });
+    for (address, irq) in devices {
+        // Writing to a string does not fail.
+        let _ = write!(
+            line,
+            " virtio_mmio.device={}K@{address:#x}:{irq}",
+            mmio::SIZE >> 10
+        );
+    }
+    if !extra.is_empty() {
+        let _ = write!(line, " {extra}");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_is_announced_and_the_users_words_come_last() {
+        let line = build(false, &[(0xd000_0000, 5), (0xd000_1000, 6)], "loglevel=7");
+        assert!(
+            line.contains(" quiet virtio_mmio.device=4K@0xd0000000:5 "),
+            "{line}"
+        );
+        assert!(
+            line.ends_with(" virtio_mmio.device=4K@0xd0001000:6 loglevel=7"),
+            "{line}"
+        );
+    }
+}

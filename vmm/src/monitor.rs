@@ -1,0 +1,300 @@
+//! The life of a monitor: closes the jail, assembles the machine, runs it, and
+//! serves the control socket until one of them ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use kvm_ioctls::VcpuFd;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::time::{ClockId, clock_gettime};
+use thiserror::Error;
+
+use crate::client::NetworkFds;
+use crate::config::MonitorConfig;
+use crate::control::{Event, ExitReason, ExitReport, MonitorSocket, Request, Stats};
+use crate::counters::ExitCounters;
+use crate::handed::{self, Handed, MissingFd};
+use crate::jail::seccomp::{self, ThreadKind};
+use crate::jail::{self, JailError, SHARE_IN_JAIL};
+use crate::machine::{BootFiles, Machine, MachineError};
+use crate::memory;
+use crate::vcpu::{self, Shared};
+use crate::virtio::device::VirtioDevice;
+use crate::virtio::fs::{Fs, FsError};
+use crate::virtio::net::{Net, NetConfig, NetError};
+use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Connector, Vsock};
+
+/// Why a monitor could not start its machine. The text is the message.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// It was not started by a front door, or by one of another version.
+    #[error(transparent)]
+    Fds(#[from] MissingFd),
+    /// The configuration cannot be read.
+    #[error("the configuration is none: {0}")]
+    Config(#[from] serde_json::Error),
+    /// The jail stays open.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// No share.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// No network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// No machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// A thread or an eventfd could not be had.
+    #[error("cannot start {what}: {source}")]
+    Host {
+        /// What was to start.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Runs a machine from start to end. Everything there is to say goes to the
+/// control socket.
+///
+/// # Errors
+/// [`StartError::Fds`] when there is no control socket to say it on.
+pub fn run() -> Result<(), StartError> {
+    let up_ns = now_ns();
+    let Handed {
+        config,
+        control,
+        kvm,
+        boot,
+    } = Handed::take()?;
+    let control = Arc::new(control);
+    let report = match Running::start(config, &control, kvm, boot, up_ns) {
+        Ok(running) => running.serve(&control),
+        Err(error) => ExitReport {
+            reason: ExitReason::Failed(error.to_string()),
+            console: String::new(),
+        },
+    };
+    if let Err(error) = control.send(&Event::Exited(report), None) {
+        log::error!("cannot report the end: {error}");
+    }
+    Ok(())
+}
+
+/// A machine whose vCPUs run.
+struct Running {
+    shared: Arc<Shared>,
+    connector: Connector,
+    memory_file: File,
+    ends: Receiver<ExitReason>,
+    ended: OwnedFd,
+}
+
+impl Running {
+    fn start(
+        config: File,
+        control: &Arc<MonitorSocket>,
+        kvm: OwnedFd,
+        boot: BootFiles,
+        up_ns: u64,
+    ) -> Result<Self, StartError> {
+        let config: MonitorConfig = serde_json::from_reader(config)?;
+        let network = handed::network(&config)?;
+        jail::enter(&config.jail, &config.share)?;
+
+        let exits = Arc::new(ExitCounters::default());
+        let (devices, connector) = devices(&config, network, control, &exits)?;
+        let machine = Machine::assemble(&config, kvm, boot, devices, exits)?;
+        let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| StartError::Host {
+            what: "an eventfd",
+            source: source.into(),
+        })?;
+        let (send_end, ends) = channel();
+        control
+            .send(
+                &Event::KernelEntered {
+                    at_ns: now_ns(),
+                    up_ns,
+                },
+                None,
+            )
+            .map_err(|source| StartError::Host {
+                what: "the report to the front door",
+                source,
+            })?;
+        for vcpu in machine.vcpus {
+            start_vcpu(vcpu, &machine.shared, send_end.clone(), &ended)?;
+        }
+        seccomp::enter(ThreadKind::Main);
+        let (shared, memory_file) = (machine.shared, machine.memory_file);
+        Ok(Self {
+            shared,
+            connector,
+            memory_file,
+            ends,
+            ended,
+        })
+    }
+
+    /// Answers the front door until the machine ends.
+    fn serve(&self, control: &MonitorSocket) -> ExitReport {
+        let reason = loop {
+            let mut polled = [
+                PollFd::new(&self.ended, PollFlags::IN),
+                PollFd::new(control, PollFlags::IN),
+            ];
+            match poll(&mut polled, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => break ExitReason::Failed(format!("cannot wait for events: {error}")),
+            }
+            if let Ok(reason) = self.ends.try_recv() {
+                break reason;
+            }
+            if !polled[1].revents().is_empty()
+                && let Some(reason) = self.answer(control)
+            {
+                break reason;
+            }
+        };
+        ExitReport {
+            reason,
+            console: self.console_tail(),
+        }
+    }
+
+    /// Serves one request; some end the machine.
+    fn answer(&self, control: &MonitorSocket) -> Option<ExitReason> {
+        let (request, descriptor) = match control.receive() {
+            Ok(Some(message)) => message,
+            // The front door is gone.
+            Ok(None) => return Some(ExitReason::Quit),
+            Err(error) => return Some(ExitReason::Failed(format!("control socket: {error}"))),
+        };
+        let reply = match request {
+            Request::Quit => return Some(ExitReason::Quit),
+            Request::Connect { port } => {
+                self.connect(port, descriptor);
+                return None;
+            }
+            Request::Stats => Event::Stats(Stats {
+                exits: self.shared.exits.read(),
+                memory_touched: memory::touched(&self.memory_file).unwrap_or(0),
+            }),
+            Request::Console => Event::Console(self.console_tail()),
+        };
+        if let Err(error) = control.send(&reply, None) {
+            log::warn!("cannot answer the front door: {error}");
+        }
+        None
+    }
+
+    /// A socket that is not passed on is closed, which tells its other end.
+    fn connect(&self, port: u32, socket: Option<OwnedFd>) {
+        let result = match socket {
+            Some(socket) => self
+                .connector
+                .connect(port, socket)
+                .map_err(|error| error.to_string()),
+            None => Err("no socket came with the request".to_owned()),
+        };
+        if let Err(error) = result {
+            log::warn!("cannot connect to port {port} of the guest: {error}");
+        }
+    }
+
+    fn console_tail(&self) -> String {
+        self.shared
+            .console
+            .lock()
+            .map(|console| console.tail())
+            .unwrap_or_default()
+    }
+}
+
+/// The machine's devices in the guest's order, those that boot needs first.
+fn devices(
+    config: &MonitorConfig,
+    network: Vec<NetworkFds>,
+    control: &Arc<MonitorSocket>,
+    exits: &Arc<ExitCounters>,
+) -> Result<(Vec<Box<dyn VirtioDevice>>, Connector), StartError> {
+    let (vsock, connector) = Vsock::spawn(
+        config.guest_cid,
+        &config.host_ports,
+        announce(control, exits),
+    )
+    .map_err(|source| StartError::Host {
+        what: "vsock",
+        source,
+    })?;
+    let fs = Fs::spawn(&config.share_tag, Path::new(SHARE_IN_JAIL))?;
+    let mut devices: Vec<Box<dyn VirtioDevice>> =
+        vec![Box::new(vsock), Box::new(fs), Box::<Rng>::default()];
+    for (device, fds) in config.network.iter().zip(network) {
+        let NetworkFds { tap, vhost } = fds;
+        let config = NetConfig {
+            mac: device.mac,
+            mtu: device.mtu,
+            tap,
+            vhost,
+        };
+        devices.push(Box::new(Net::spawn(config)?));
+    }
+    Ok((devices, connector))
+}
+
+/// Passes connections of the guest on to the front door.
+fn announce(
+    control: &Arc<MonitorSocket>,
+    exits: &Arc<ExitCounters>,
+) -> impl FnMut(u32, OwnedFd) -> io::Result<()> + Send + 'static {
+    let (control, exits) = (Arc::clone(control), Arc::clone(exits));
+    move |port, socket| {
+        let event = Event::Accepted {
+            port,
+            at_ns: now_ns(),
+            exits: exits.read().total(),
+        };
+        control.send(&event, Some(socket.as_fd()))
+    }
+}
+
+fn start_vcpu(
+    mut vcpu: VcpuFd,
+    shared: &Arc<Shared>,
+    ends: Sender<ExitReason>,
+    ended: &OwnedFd,
+) -> Result<(), StartError> {
+    let failed = |source| StartError::Host {
+        what: "a vCPU",
+        source,
+    };
+    let shared = Arc::clone(shared);
+    let ended = ended.try_clone().map_err(failed)?;
+    let body = move || {
+        seccomp::enter(ThreadKind::Vcpu);
+        let reason = vcpu::run(&mut vcpu, &shared);
+        // Whoever is first decides; nobody listens after that.
+        let _ = ends.send(reason);
+        let _ = rustix::io::write(&ended, &1_u64.to_ne_bytes());
+    };
+    thread::Builder::new()
+        .name(ThreadKind::Vcpu.name().to_owned())
+        .spawn(body)
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the same for all processes of the host.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
