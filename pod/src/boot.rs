@@ -13,6 +13,7 @@ use nacre_protocol::agent::{Interface, SetUpPodRequest};
 use nacre_protocol::{AGENT_PORT, GUEST_CID, READY_PORT, SHARE_TAG};
 use nacre_vmm::client::{Launch, Monitor, SpawnError};
 use nacre_vmm::config::MonitorConfig;
+pub use nacre_vmm::config::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use rustix::pipe::{PipeFlags, pipe_with};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -225,7 +226,7 @@ fn open_kernel(path: &Path) -> Result<OwnedFd, BootError> {
 }
 
 /// Why a file that begins like this is no kernel for a guest.
-fn not_a_kernel(head: &[u8]) -> Option<&'static str> {
+pub(crate) fn not_a_kernel(head: &[u8]) -> Option<&'static str> {
     // ELF64, little-endian, an executable for x86-64 (System V ABI, "ELF header").
     let is_64_bit = head.get(4..6) == Some(&[2, 1]);
     let is_x86_64 = head.get(18..20) == Some(&[62, 0]);

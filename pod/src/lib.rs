@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod boot;
 pub mod cgroup;
+pub mod check;
 pub mod diagnosis;
 pub mod host;
 mod monitor;

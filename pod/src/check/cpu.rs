@@ -160,7 +160,7 @@ mod tests {
     fn a_hypervisor_without_a_known_signature_is_shown_as_it_signs() {
         assert_eq!(hypervisor_name(*b"TCGTCGTCGTCG"), "QEMU's emulation");
         assert_eq!(
-            hypervisor_name(*b"\x1b[2JACME HV\0\0"),
+            hypervisor_name(*b"\x1b[2JACME HV\0"),
             "the hypervisor [2JACMEHV"
         );
         assert_eq!(hypervisor_name([0; 12]), "an unnamed hypervisor");

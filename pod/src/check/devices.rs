@@ -23,7 +23,10 @@ fn judge_vhost_net(result: io::Result<()>) -> Finding {
         Err(error) => Finding::warn(
             "vhost-net",
             format!("/dev/vhost-net: {error}"),
-            "pods move their packets in the monitor, which is slower; modprobe vhost_net",
+            format!(
+                "pods move their packets in the monitor, which is slower; {}",
+                remedy(&error, "vhost_net")
+            ),
         ),
     }
 }
@@ -34,8 +37,18 @@ fn judge_tun(result: io::Result<()>) -> Finding {
         Err(error) => Finding::warn(
             "tun",
             format!("/dev/net/tun: {error}"),
-            "pods get no network (--net) without it; modprobe tun",
+            format!(
+                "pods get no network (--net) without it; {}",
+                remedy(&error, "tun")
+            ),
         ),
+    }
+}
+
+fn remedy(error: &io::Error, module: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run this as root".into(),
+        _ => format!("modprobe {module}"),
     }
 }
 
@@ -50,6 +63,8 @@ mod tests {
             let missing = judge(Err(io::Error::from(io::ErrorKind::NotFound)));
             assert_eq!(missing.verdict, Verdict::Warn);
             assert!(missing.advice.contains("modprobe"), "{missing}");
+            let forbidden = judge(Err(io::Error::from(io::ErrorKind::PermissionDenied)));
+            assert!(forbidden.advice.ends_with("root"), "{forbidden}");
             assert_eq!(judge(Ok(())).verdict, Verdict::Ok);
         }
     }

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, OpenTreeFlags, fsconfig_set_string, fsopen, open_tree};
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use rustix::system::uname;
 
 use super::Finding;
@@ -28,9 +27,9 @@ fn calls() -> [Call; 8] {
         ("open_tree", open_root_tree()),
         ("fsopen", fsopen_proc(None)),
         ("procfs with subset=pid", fsopen_proc(Some("pid"))),
-        ("move_mount", without_arguments(libc::SYS_move_mount)),
-        ("mount_setattr", without_arguments(libc::SYS_mount_setattr)),
-        ("clone3", without_arguments(libc::SYS_clone3)),
+        ("move_mount", is_known(libc::SYS_move_mount)),
+        ("mount_setattr", is_known(libc::SYS_mount_setattr)),
+        ("clone3", is_known(libc::SYS_clone3)),
         ("close_range with CLOSE_RANGE_CLOEXEC", close_nothing()),
     ]
 }
@@ -53,10 +52,13 @@ fn fsopen_proc(subset: Option<&str>) -> Result<(), Errno> {
 }
 
 /// Null pointers and sizes of nothing: a kernel that knows the call refuses it.
-fn without_arguments(number: libc::c_long) -> Result<(), Errno> {
+fn is_known(number: libc::c_long) -> Result<(), Errno> {
     // SAFETY: the kernel takes no address from these arguments but null.
     let result = unsafe { libc::syscall(number, 0, 0, 0, 0, 0) };
-    answer(result)
+    match answer(result) {
+        Err(Errno::NOSYS) => Err(Errno::NOSYS),
+        _ => Ok(()),
+    }
 }
 
 fn close_nothing() -> Result<(), Errno> {
@@ -76,6 +78,12 @@ fn answer(result: libc::c_long) -> Result<(), Errno> {
     }
 }
 
+/// A refusal for want of privilege shows that the call is there; an invalid
+/// argument is a flag or a parameter that the kernel does not know.
+fn is_missing(answer: Result<(), Errno>) -> bool {
+    matches!(answer, Err(Errno::NOSYS | Errno::INVAL))
+}
+
 fn judge(calls: &[Call], release: &str) -> Finding {
     let missing: Vec<_> = calls
         .iter()
@@ -90,4 +98,30 @@ fn judge(calls: &[Call], release: &str) -> Finding {
         format!("Linux {release} does not offer {}", missing.join(", ")),
         "use Linux 5.12 or newer, outside of a container with a seccomp filter",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let calls = [
+            ("old", Ok(())),
+            ("forbidden", Err(Errno::PERM)),
+            ("new", Err(Errno::NOSYS)),
+            ("newer flag", Err(Errno::INVAL)),
+        ];
+        let finding = judge(&calls, "5.4.0");
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert_eq!(finding.detail, "Linux 5.4.0 does not offer new, newer flag");
+        assert_eq!(judge(&calls[..2], "6.1.0").verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_call_that_no_kernel_has_is_found_missing() {
+        assert_eq!(is_known(100_000), Err(Errno::NOSYS));
+        assert_eq!(is_known(libc::SYS_clone3), Ok(()));
+    }
 }

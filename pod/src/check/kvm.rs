@@ -94,7 +94,7 @@ fn unusable(error: &io::Error, cpu: &Cpu, owner: Option<u32>) -> Finding {
             Finding::fail("KVM", format!("there is no {DEVICE}"), advice)
         }
         io::ErrorKind::PermissionDenied => {
-            let owner = owner.map(|group| format!(", or with the group {group}"));
+            let owner = owner.map(|group| format!(", or as a member of group {group}"));
             let advice = format!("run this as root{}", owner.unwrap_or_default());
             Finding::fail("KVM", format!("{DEVICE} may not be opened"), advice)
         }
@@ -149,8 +149,9 @@ fn virtualisation(cpu: &Cpu, has_device: bool, module: Option<&str>) -> Finding 
 fn switch_on(cpu: &Cpu) -> String {
     let name = if cpu.is_intel { "VT-x" } else { "SVM" };
     match &cpu.hypervisor {
-        Some(_) => "switch nested virtualisation on for it where it is run, or use another machine"
-            .into(),
+        Some(_) => {
+            "switch nested virtualisation on for it where it is run, or use another machine".into()
+        }
         None => format!("switch {name} on in the firmware's settings"),
     }
 }
@@ -210,7 +211,7 @@ mod tests {
         let finding = unusable(&forbidden, &intel, Some(104));
         assert_eq!(
             finding.to_string(),
-            "FAIL  KVM: /dev/kvm may not be opened — run this as root, or with the group 104"
+            "FAIL  KVM: /dev/kvm may not be opened — run this as root, or as a member of group 104"
         );
         let busy = io::Error::from(io::ErrorKind::ResourceBusy);
         assert!(unusable(&busy, &intel, None).advice.contains("dmesg"));

@@ -54,14 +54,18 @@ fn judge(result: io::Result<()>, limit: Option<&str>) -> Finding {
         _ if limit.is_none() => "use a kernel with CONFIG_USER_NS".into(),
         _ if is_off => format!("echo 15000 > {LIMIT}"),
         Some(Errno::NOSPC | Errno::USERS) => format!("raise {LIMIT}, too many are in use"),
-        Some(Errno::PERM | Errno::ACCES) => {
+        Some(Errno::PERM | Errno::ACCESS) => {
             "a security module or the container that this runs in forbids user namespaces: allow \
              them (for AppArmor: kernel.apparmor_restrict_unprivileged_userns=0)"
                 .into()
         }
         _ => "see the kernel's log (dmesg)".to_owned(),
     };
-    Finding::fail(WHAT, format!("a monitor cannot have its own: {error}"), advice)
+    Finding::fail(
+        WHAT,
+        format!("a monitor cannot have its own: {error}"),
+        advice,
+    )
 }
 
 #[cfg(test)]

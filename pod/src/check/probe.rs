@@ -54,9 +54,10 @@ pub(super) fn check() -> Finding {
     // A vCPU that hangs keeps its thread until the process ends.
     let result = match receiver.recv_timeout(DEADLINE) {
         Ok(result) => result,
-        Err(RecvTimeoutError::Timeout) => {
-            Err(format!("a vCPU did not stop within {} s", DEADLINE.as_secs()))
-        }
+        Err(RecvTimeoutError::Timeout) => Err(format!(
+            "a vCPU did not stop within {} s",
+            DEADLINE.as_secs()
+        )),
         Err(RecvTimeoutError::Disconnected) => Err("the probe died".into()),
     };
     match result {
@@ -84,9 +85,11 @@ fn run() -> Result<(), String> {
     give(&vm, &memory)?;
     let mut vcpu = vm.create_vcpu(0).map_err(failed("create a vCPU"))?;
     enter_long_mode(&vcpu).map_err(failed("set up a vCPU"))?;
-    expect(&mut vcpu, "write to a port", |exit| {
-        matches!(exit, VcpuExit::IoOut(port, [VALUE]) if *port == u16::from(PORT))
-    })?;
+    expect(
+        &mut vcpu,
+        "write to a port",
+        |exit| matches!(exit, VcpuExit::IoOut(port, [VALUE]) if *port == u16::from(PORT)),
+    )?;
     expect(&mut vcpu, "halt", |exit| matches!(exit, VcpuExit::Hlt))
 }
 
