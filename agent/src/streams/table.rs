@@ -10,15 +10,26 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::transport::Socket;
 
-/// Streams that may wait at a time.
-const CAPACITY: usize = 256;
+/// Bounds of a table.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Streams that may wait at a time.
+    capacity: usize,
+    /// How long an opened stream waits to be claimed before it is dropped.
+    unclaimed: Duration,
+    /// How long a request waits for a stream whose header is still on its way:
+    /// control and streams are different connections and may overtake each other.
+    late: Duration,
+}
 
-/// How long an opened stream waits to be claimed before it is dropped.
-const UNCLAIMED: Duration = Duration::from_secs(60);
+const LIMITS: Limits = Limits {
+    capacity: 256,
+    unclaimed: Duration::from_secs(60),
+    late: Duration::from_secs(10),
+};
 
-/// How long a request waits for a stream whose header is still on its way:
-/// control and streams are different connections and may overtake each other.
-const LATE: Duration = Duration::from_secs(10);
+/// How often the table is looked through for streams that are too old.
+pub(super) const EXPIRE_EVERY: Duration = LIMITS.unclaimed;
 
 /// Why a stream cannot be had.
 #[derive(Debug, Error, Eq, PartialEq)]
@@ -27,8 +38,8 @@ pub(crate) enum StreamError {
     #[error("stream {0} is open already")]
     Duplicate(u64),
     /// Too many streams wait to be claimed.
-    #[error("more than {CAPACITY} streams wait to be claimed")]
-    Full,
+    #[error("{0} streams wait to be claimed already")]
+    Full(usize),
     /// A request names a stream that the host has not opened.
     #[error("stream {0} has not been opened")]
     NotOpened(u64),
@@ -41,20 +52,26 @@ struct Opened<S> {
 
 /// Holds opened streams until a request claims them.
 pub(crate) struct StreamTable<S = Socket> {
+    limits: Limits,
     opened: Mutex<HashMap<u64, Opened<S>>>,
     changed: Notify,
 }
 
 impl<S> Default for StreamTable<S> {
     fn default() -> Self {
-        Self {
-            opened: Mutex::new(HashMap::new()),
-            changed: Notify::new(),
-        }
+        Self::with_limits(LIMITS)
     }
 }
 
 impl<S> StreamTable<S> {
+    fn with_limits(limits: Limits) -> Self {
+        Self {
+            limits,
+            opened: Mutex::new(HashMap::new()),
+            changed: Notify::new(),
+        }
+    }
+
     /// Keeps a stream until it is claimed or too old.
     ///
     /// # Errors
@@ -62,12 +79,12 @@ impl<S> StreamTable<S> {
     pub(crate) fn insert(&self, id: u64, stream: S) -> Result<(), StreamError> {
         let at = Instant::now();
         let mut opened = self.lock();
-        opened.retain(|_, other| other.at + UNCLAIMED > at);
+        opened.retain(|_, other| other.at + self.limits.unclaimed > at);
         if opened.contains_key(&id) {
             return Err(StreamError::Duplicate(id));
         }
-        if opened.len() >= CAPACITY {
-            return Err(StreamError::Full);
+        if opened.len() >= self.limits.capacity {
+            return Err(StreamError::Full(opened.len()));
         }
         opened.insert(id, Opened { stream, at });
         drop(opened);
@@ -80,7 +97,7 @@ impl<S> StreamTable<S> {
     /// # Errors
     /// [`StreamError::NotOpened`] when it does not come.
     pub(crate) async fn claim(&self, id: u64) -> Result<S, StreamError> {
-        let deadline = Instant::now() + LATE;
+        let deadline = Instant::now() + self.limits.late;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -102,7 +119,8 @@ impl<S> StreamTable<S> {
     /// Drops what nobody claimed in time; called now and then.
     pub(super) fn expire(&self) {
         let now = Instant::now();
-        self.lock().retain(|_, opened| opened.at + UNCLAIMED > now);
+        self.lock()
+            .retain(|_, opened| opened.at + self.limits.unclaimed > now);
     }
 
     /// Whether a call of [`StreamTable::expire`] will be needed.
@@ -111,51 +129,59 @@ impl<S> StreamTable<S> {
     }
 }
 
-/// How often the table is looked through for streams that are too old.
-pub(super) const EXPIRE_EVERY: Duration = UNCLAIMED;
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::sleep;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    const SMALL: Limits = Limits {
+        capacity: 4,
+        unclaimed: Duration::from_millis(50),
+        late: Duration::from_millis(20),
+    };
+
+    #[tokio::test]
     async fn a_stream_is_claimed_once() {
-        let table = StreamTable::default();
+        let table = StreamTable::with_limits(SMALL);
         table.insert(7, "seven").unwrap();
         assert_eq!(table.claim(7).await, Ok("seven"));
         assert_eq!(table.claim(7).await, Err(StreamError::NotOpened(7)));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_claim_waits_for_a_stream_that_is_late() {
-        let table = std::sync::Arc::new(StreamTable::default());
+        let table = Arc::new(StreamTable::default());
         let late = table.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(LATE / 2).await;
+            sleep(Duration::from_millis(30)).await;
             late.insert(1, "other").unwrap();
+            sleep(Duration::from_millis(30)).await;
             late.insert(7, "seven").unwrap();
         });
         assert_eq!(table.claim(7).await, Ok("seven"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_identifier_is_taken_until_it_is_claimed() {
-        let table = StreamTable::default();
+        let table = StreamTable::with_limits(SMALL);
         table.insert(7, 1).unwrap();
         assert_eq!(table.insert(7, 2), Err(StreamError::Duplicate(7)));
         table.claim(7).await.unwrap();
         assert_eq!(table.insert(7, 3), Ok(()));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_table_is_bounded_in_number_and_in_time() {
-        let table = StreamTable::default();
-        for id in 1..=CAPACITY as u64 {
+        let table = StreamTable::with_limits(SMALL);
+        for id in 1..=4 {
             table.insert(id, ()).unwrap();
         }
-        assert_eq!(table.insert(u64::MAX, ()), Err(StreamError::Full));
-        tokio::time::advance(UNCLAIMED).await;
-        assert_eq!(table.insert(u64::MAX, ()), Ok(()));
+        assert_eq!(table.insert(5, ()), Err(StreamError::Full(4)));
+        sleep(SMALL.unclaimed).await;
+        assert_eq!(table.insert(5, ()), Ok(()));
         assert_eq!(table.claim(1).await, Err(StreamError::NotOpened(1)));
     }
 }

@@ -1,0 +1,272 @@
+//! Create, start, signal, wait, delete.
+
+use std::time::{Duration, Instant};
+
+use nacre_protocol::agent::{
+    GuestStatsRequest, SetUpPodRequest, ShutDownRequest, WaitContainerRequest,
+};
+use serde_json::json;
+use ttrpc::Code;
+
+use crate::Check;
+use crate::guest::{Guest, spec};
+
+pub(crate) fn tests() -> Vec<Check> {
+    vec![
+        ("a_container_runs_and_its_status_is_its_own", runs),
+        ("a_signal_reaches_the_first_process", signals_first),
+        ("a_signal_to_all_reaches_every_process", signals_all),
+        ("a_real_time_signal_ends_with_its_status", real_time_signal),
+        (
+            "a_created_container_can_be_killed_before_its_start",
+            kill_created,
+        ),
+        (
+            "a_hanging_call_keeps_nobody_from_killing",
+            kill_beside_hanging_call,
+        ),
+        ("a_running_container_is_not_deleted", delete_running),
+        (
+            "the_state_of_a_container_decides_its_errors",
+            errors_of_state,
+        ),
+        ("an_exit_status_can_be_asked_for_again", wait_again),
+        ("fifty_containers_leave_nothing_behind", many_leave_nothing),
+        ("containers_run_side_by_side", side_by_side),
+        ("the_pod_is_set_up_once_and_again", set_up),
+        ("after_the_shutdown_every_call_is_refused", shut_down),
+    ]
+}
+
+fn runs(guest: &Guest) {
+    let output = guest.sh("echo out; echo err >&2; exit 7");
+    assert_eq!(
+        (
+            output.status,
+            output.stdout.as_str(),
+            output.stderr.as_str()
+        ),
+        (7, "out\n", "err\n")
+    );
+    assert!(!output.oom_killed);
+}
+
+fn signals_first(guest: &Guest) {
+    let script = "trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.05; done";
+    let mut container = guest.create("c", &spec(&["sh", "-c", script])).unwrap();
+    container.start().unwrap();
+    container.read_until("ready\n");
+    container.signal(10, false).unwrap();
+    let output = container.finish();
+    assert_eq!((output.status, output.stdout.as_str()), (3, "caught\n"));
+}
+
+fn signals_all(guest: &Guest) {
+    let script = "(trap 'echo child; exit' USR1; echo ready; while :; do sleep 0.05; done) & \
+                  trap 'echo parent' USR1; wait; wait; exit 4";
+    let mut container = guest.create("c", &spec(&["sh", "-c", script])).unwrap();
+    container.start().unwrap();
+    container.read_until("ready\n");
+    container.signal(10, true).unwrap();
+    let output = container.finish();
+    assert!(output.stdout.contains("child\n"), "{output:?}");
+    assert!(output.stdout.contains("parent\n"), "{output:?}");
+    let mut container = guest
+        .create("k", &spec(&["sh", "-c", "sleep 99 & echo ready; wait"]))
+        .unwrap();
+    container.start().unwrap();
+    container.read_until("ready\n");
+    container.signal(9, true).unwrap();
+    assert_eq!(container.finish().status, 128 + 9);
+}
+
+fn real_time_signal(guest: &Guest) {
+    let output = guest.sh("sh -c 'kill -40 $$'; exit $?");
+    assert_eq!(output.status, 128 + 40);
+    let mut container = guest
+        .create(
+            "c",
+            &spec(&["sh", "-c", "trap '' TERM; echo ready; exec sleep 99"]),
+        )
+        .unwrap();
+    container.start().unwrap();
+    container.read_until("ready\n");
+    container.signal(64, false).unwrap();
+    container.signal(9, false).unwrap();
+    assert_eq!(container.finish().status, 128 + 9);
+}
+
+fn kill_created(guest: &Guest) {
+    let container = guest.create("c", &spec(&["true"])).unwrap();
+    container.signal(9, false).unwrap();
+    assert_eq!(container.wait().exit_status, 128 + 9);
+    container
+        .start()
+        .unwrap_err()
+        .expect(Code::FAILED_PRECONDITION, "has stopped");
+    container.delete().unwrap();
+}
+
+fn kill_beside_hanging_call(guest: &Guest) {
+    guest.add_file("hook", "#!/bin/sh\nsleep 99\n", 0o755);
+    let mut hanging = spec(&["true"]);
+    hanging["hooks"] = json!({"startContainer": [{"path": "/hook"}]});
+    let hanging = guest.create("hanging", &hanging).unwrap();
+    let other = guest.create("other", &spec(&["sleep", "99"])).unwrap();
+    other.start().unwrap();
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| hanging.start());
+        std::thread::sleep(Duration::from_millis(300));
+        let began = Instant::now();
+        other.signal(9, false).unwrap();
+        assert_eq!(other.wait().exit_status, 128 + 9);
+        // The container whose start hangs can be killed as well.
+        hanging.signal(9, true).unwrap();
+        assert_eq!(hanging.wait().exit_status, 128 + 9);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        let _ = start.join().unwrap();
+    });
+    hanging.delete().unwrap();
+    other.delete().unwrap();
+}
+
+fn delete_running(guest: &Guest) {
+    let container = guest.create("c", &spec(&["sleep", "99"])).unwrap();
+    let refused = container.delete().unwrap_err();
+    refused.expect(Code::FAILED_PRECONDITION, "is running");
+    container.start().unwrap();
+    let refused = container.delete().unwrap_err();
+    refused.expect(Code::FAILED_PRECONDITION, "is running");
+    container.signal(9, false).unwrap();
+    container.wait();
+    container.delete().unwrap();
+    container
+        .delete()
+        .unwrap_err()
+        .expect(Code::NOT_FOUND, "\"c\"");
+}
+
+fn errors_of_state(guest: &Guest) {
+    let container = guest.create("c", &spec(&["sleep", "99"])).unwrap();
+    let taken = guest.create("c", &spec(&["true"])).err().unwrap();
+    taken.expect(Code::ALREADY_EXISTS, "\"c\"");
+    container.start().unwrap();
+    let again = container.start().unwrap_err();
+    again.expect(Code::FAILED_PRECONDITION, "started already");
+    container
+        .signal(65, false)
+        .unwrap_err()
+        .expect(Code::INVALID_ARGUMENT, "signal");
+    container.signal(9, false).unwrap();
+    container.wait();
+    let late = container.signal(15, false).unwrap_err();
+    late.expect(Code::FAILED_PRECONDITION, "has stopped");
+    container.delete().unwrap();
+    for id in ["", ".hidden", "a/b"] {
+        let refused = guest.create(id, &spec(&["true"])).err().unwrap();
+        refused.expect(Code::INVALID_ARGUMENT, "container_id");
+    }
+}
+
+fn wait_again(guest: &Guest) {
+    let container = guest.create("c", &spec(&["sh", "-c", "exit 5"])).unwrap();
+    container.start().unwrap();
+    let first = container.wait();
+    assert_eq!(first.exit_status, 5);
+    assert!(first.exited_at_ns > 1_500_000_000_000_000_000);
+    assert_eq!(container.wait(), first);
+    container.delete().unwrap();
+    let request = WaitContainerRequest {
+        container_id: "c".to_owned(),
+        ..WaitContainerRequest::default()
+    };
+    let gone = guest.call(async |agent, context| agent.wait_container(context, &request).await);
+    gone.unwrap_err().expect(Code::NOT_FOUND, "\"c\"");
+}
+
+fn many_leave_nothing(guest: &Guest) {
+    guest.sh("true");
+    let settled = guest.descriptors();
+    for _ in 0..50 {
+        assert_eq!(guest.sh("sleep 0 & exit 1").status, 1);
+    }
+    let limit = Instant::now() + Duration::from_secs(5);
+    while guest.descriptors() > settled && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(guest.descriptors() <= settled);
+}
+
+fn side_by_side(guest: &Guest) {
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..8_u32)
+            .map(|n| {
+                scope.spawn(move || {
+                    let command = format!("sleep 0.1; echo {n}; exit {n}");
+                    let container = guest
+                        .create(&format!("c{n}"), &spec(&["sh", "-c", &command]))
+                        .unwrap();
+                    container.start().unwrap();
+                    let output = container.finish();
+                    assert_eq!((output.status, output.stdout), (n, format!("{n}\n")));
+                })
+            })
+            .collect();
+        for run in runs {
+            run.join().unwrap();
+        }
+    });
+}
+
+fn set_up(guest: &Guest) {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let request = SetUpPodRequest {
+        realtime_ns: i64::try_from(now.as_nanos()).unwrap(),
+        entropy: vec![1; 64],
+        hostname: "pod-7".to_owned(),
+        cpus: 1,
+        resolv_conf: "nameserver 10.0.0.10\n".to_owned(),
+        ..SetUpPodRequest::default()
+    };
+    for _ in 0..2 {
+        let response = guest.call(async |agent, context| agent.set_up_pod(context, &request).await);
+        assert!(!response.unwrap().kernel_release.is_empty());
+    }
+    let mut spec = spec(&[
+        "sh",
+        "-c",
+        "hostname; cat /etc/resolv.conf; ip addr show lo",
+    ]);
+    spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}]);
+    spec["mounts"].as_array_mut().unwrap().push(json!({
+        "destination": "/etc/resolv.conf", "type": "bind",
+        "source": "/run/nacre/resolv.conf", "options": ["bind", "ro"]
+    }));
+    let output = guest.run(&spec);
+    assert!(
+        output.stdout.starts_with("pod-7\nnameserver 10.0.0.10\n"),
+        "{output:?}"
+    );
+    assert!(output.stdout.contains("127.0.0.1"), "{output:?}");
+    let request = GuestStatsRequest::default();
+    let stats = guest.call(async |agent, context| agent.guest_stats(context, &request).await);
+    let stats = stats.unwrap();
+    assert!(stats.memory_total > stats.memory_available && stats.cpus_online > 0);
+    assert!((1 << 20..64 << 20).contains(&stats.agent_rss), "{stats:?}");
+}
+
+fn shut_down(guest: &Guest) {
+    let container = guest.create("c", &spec(&["sleep", "99"])).unwrap();
+    container.start().unwrap();
+    let request = ShutDownRequest::default();
+    guest
+        .call(async |agent, context| agent.shut_down(context, &request).await)
+        .unwrap();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !guest.has_ended() {
+        assert!(Instant::now() < limit, "the guest does not go down");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
