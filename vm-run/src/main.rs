@@ -1,2 +1,34 @@
-//! Runs OCI bundles in micro-VMs.
-fn main() {}
+//! Runs OCI bundles in micro-VMs of their own.
+
+mod assets;
+mod bundle;
+mod check;
+mod cli;
+mod exit;
+mod logger;
+mod shape;
+mod signals;
+mod size;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nacre_pod::timing::Moment;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let request = Moment::now();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    match cli.command {
+        Command::Bundle(args) => {
+            logger::start(args.debug);
+            exit::status(bundle::run(&args, request))
+        }
+        Command::Check(args) => check::run(&args),
+    }
+}

@@ -199,6 +199,13 @@ pub struct ShareError {
     source: io::Error,
 }
 
+impl ShareError {
+    fn of(what: &str) -> impl FnOnce(io::Error) -> Self {
+        let what = what.to_owned();
+        move |source| Self { what, source }
+    }
+}
+
 /// A pod's share.
 #[derive(Debug)]
 pub struct Share {
@@ -224,39 +231,40 @@ impl Share {
         rootfs: &Source,
         mounts: impl IntoIterator<Item = (usize, &'a Source)>,
     ) -> Result<(), ShareError> {
-        let result = self.add_all(container, rootfs, mounts);
+        // A name that is taken stays with whom it belongs to.
+        self.make_dir(container)
+            .map_err(ShareError::of(container))?;
+        let result = self.fill(container, rootfs, mounts);
         if result.is_err() {
             self.remove(container);
         }
         result
     }
 
-    fn add_all<'a>(
+    fn fill<'a>(
         &self,
         container: &str,
         rootfs: &Source,
         mounts: impl IntoIterator<Item = (usize, &'a Source)>,
     ) -> Result<(), ShareError> {
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |source| ShareError { what, source }
-        };
-        for dir in [container.to_owned(), format!("{container}/mounts")] {
-            mkdirat(&self.writable, &dir, Mode::from_raw_mode(0o755))
-                .map_err(|error| failed(container)(error.into()))?;
-        }
         self.mount(&format!("{container}/rootfs"), rootfs)
-            .map_err(failed("the root"))?;
+            .map_err(ShareError::of("the root"))?;
+        self.make_dir(&format!("{container}/mounts"))
+            .map_err(ShareError::of(container))?;
         for (index, source) in mounts {
             self.mount(&format!("{container}/mounts/{index}"), source)
-                .map_err(failed(&format!("mounts[{index}]")))?;
+                .map_err(ShareError::of(&format!("mounts[{index}]")))?;
         }
         Ok(())
     }
 
+    fn make_dir(&self, place: &str) -> io::Result<()> {
+        Ok(mkdirat(&self.writable, place, Mode::from_raw_mode(0o755))?)
+    }
+
     fn mount(&self, place: &str, source: &Source) -> io::Result<()> {
         if source.is_dir {
-            mkdirat(&self.writable, place, Mode::from_raw_mode(0o755))?;
+            self.make_dir(place)?;
         } else {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             openat(&self.writable, place, flags, Mode::from_raw_mode(0o644))?;

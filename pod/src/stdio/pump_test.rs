@@ -1,1 +1,143 @@
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream as StdStream;
+use std::thread;
+use std::time::Instant;
 
+use rustix::pipe::pipe;
+
+use super::*;
+
+/// A stream as a monitor would give it, and the guest's end of it.
+fn stream() -> (UnixStream, StdStream) {
+    let (ours, guest) = StdStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (UnixStream::from_std(ours).unwrap(), guest)
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length)
+        .map(|n| u8::try_from(n * 31 % 251).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn all_output_arrives_at_a_slow_reader() {
+    let (ours, mut guest) = stream();
+    let (read, write) = pipe().unwrap();
+    let mut pumps = Pumps::new();
+    pumps.start_output("stdout", ours, write).unwrap();
+    let sent = pattern(8 << 20);
+    let expected = sent.clone();
+    let writer = thread::spawn(move || guest.write_all(&sent).unwrap());
+    let reader = thread::spawn(move || {
+        let (mut read, mut all) = (File::from(read), Vec::new());
+        let mut buffer = vec![0; 100_000];
+        loop {
+            let count = read.read(&mut buffer).unwrap();
+            if count == 0 {
+                return all;
+            }
+            all.extend_from_slice(&buffer[..count]);
+            thread::sleep(Duration::from_micros(200));
+        }
+    });
+    pumps.drain().await;
+    writer.join().unwrap();
+    assert!(pumps.first_output().is_some());
+    drop(pumps);
+    assert!(
+        reader.join().unwrap() == expected,
+        "bytes were lost or changed"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_sleeps_stops_the_guest_and_costs_no_memory() {
+    let (ours, guest) = stream();
+    let (read, write) = pipe().unwrap();
+    let mut pumps = Pumps::new();
+    pumps.start_output("stdout", ours, write).unwrap();
+    guest.set_nonblocking(true).unwrap();
+    let mut taken = 0;
+    let until = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < until {
+        taken += (&guest).write(&[0; 4096]).unwrap_or(0);
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    assert!(taken > 0);
+    assert!(
+        taken < 2 << 20,
+        "{taken} bytes were taken from the guest for a reader that sleeps"
+    );
+    drop(read);
+}
+
+#[tokio::test]
+async fn the_end_of_stdin_is_a_half_close() {
+    let (ours, guest) = stream();
+    let (read, write) = pipe().unwrap();
+    let mut pumps = Pumps::new();
+    pumps.start_input(read, ours).unwrap();
+    let sent = pattern(1 << 20);
+    let expected = sent.clone();
+    let writer = thread::spawn(move || File::from(write).write_all(&sent).unwrap());
+    let (got, mut guest) = tokio::task::spawn_blocking(move || {
+        let mut guest = guest;
+        let mut got = Vec::new();
+        guest.read_to_end(&mut got).unwrap();
+        (got, guest)
+    })
+    .await
+    .unwrap();
+    writer.join().unwrap();
+    assert!(got == expected, "bytes were lost or changed");
+    drop(pumps);
+    guest.read(&mut [0]).unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_is_told_to_the_guest() {
+    let (ours, mut guest) = stream();
+    let (read, write) = pipe().unwrap();
+    drop(read);
+    let mut pumps = Pumps::new();
+    pumps.start_output("stdout", ours, write).unwrap();
+    guest.write_all(b"x").unwrap();
+    let error = tokio::task::spawn_blocking(move || {
+        loop {
+            if let Err(error) = guest.write_all(b"x") {
+                return error;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    pumps.drain().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_leaves_ends_stdin() {
+    let (ours, guest) = stream();
+    let (read, write) = pipe().unwrap();
+    drop(guest);
+    let mut pumps = Pumps::new();
+    pumps.start_input(read, ours).unwrap();
+    File::from(write).write_all(b"for nobody").unwrap();
+    pumps.drain().await;
+    assert_eq!(pumps.first_output(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn output_that_never_ends_is_waited_for_only_so_long() {
+    let (ours, _guest) = stream();
+    let (_read, write) = pipe().unwrap();
+    let mut pumps = Pumps::new();
+    pumps.start_output("stdout", ours, write).unwrap();
+    let before = tokio::time::Instant::now();
+    pumps.drain().await;
+    assert!(before.elapsed() >= STANDSTILL);
+    assert!(before.elapsed() < STANDSTILL * 2);
+}

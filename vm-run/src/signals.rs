@@ -1,0 +1,108 @@
+//! Signals to `vm-run` are meant for the container.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Signals that are passed on. Left out are those that nobody sends on purpose
+/// (faults), that stop this process (job control), and SIGWINCH, which becomes
+/// a terminal's new size.
+const FORWARDED: &[i32] = &[
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGCONT,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+];
+
+/// Signals by which somebody wants this process to end.
+const TERMINATING: &[i32] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+
+/// The signals that have arrived.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    forwarded: Vec<(i32, Signal)>,
+    window: Signal,
+}
+
+/// One that has arrived.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Arrived {
+    /// For the container.
+    Forward(i32),
+    /// The terminal has another size.
+    Window,
+}
+
+impl Signals {
+    /// Takes over all of them, for good.
+    pub(crate) fn new() -> io::Result<Self> {
+        // Real-time signals serve as stop signals, for systemd among others.
+        let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+        let all = FORWARDED.iter().copied().chain(real_time);
+        let forwarded = all
+            .map(|number| Ok((number, signal(SignalKind::from_raw(number))?)))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            forwarded,
+            window: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) -> Arrived {
+        std::future::poll_fn(|context| {
+            if self.window.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready(Arrived::Window);
+            }
+            for (number, signal) in &mut self.forwarded {
+                if signal.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(Arrived::Forward(*number));
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits for one by which somebody wants this process to end.
+    pub(crate) async fn terminating(&mut self) -> i32 {
+        loop {
+            match self.next().await {
+                Arrived::Forward(number) if TERMINATING.contains(&number) => return number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn signals_arrive_by_their_number() {
+        let mut signals = Signals::new().unwrap();
+        for number in [libc::SIGUSR1, libc::SIGRTMIN() + 3] {
+            // SAFETY: the signal is handled; raising it changes no memory.
+            unsafe { libc::raise(number) };
+            assert_eq!(signals.next().await, Arrived::Forward(number));
+        }
+        // SAFETY: as above.
+        unsafe { libc::raise(libc::SIGWINCH) };
+        assert_eq!(signals.next().await, Arrived::Window);
+        // SAFETY: as above.
+        unsafe {
+            libc::raise(libc::SIGUSR2);
+            libc::raise(libc::SIGTERM);
+        }
+        assert_eq!(signals.terminating().await, libc::SIGTERM);
+    }
+}
