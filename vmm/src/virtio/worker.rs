@@ -49,10 +49,27 @@ impl<A: Send + 'static> Worker<A> {
     where
         F: FnOnce(Mailbox<A>) + Send + 'static,
     {
+        Self::spawn_prepared(kind, || Ok(()), body)
+    }
+
+    /// Like [`spawn`](Self::spawn), with something for the thread to do before
+    /// it is under the filter.
+    ///
+    /// # Errors
+    /// What `eventfd(2)` or the start of a thread answers.
+    pub fn spawn_prepared<P, F>(kind: ThreadKind, prepare: P, body: F) -> io::Result<Self>
+    where
+        P: FnOnce() -> io::Result<()> + Send + 'static,
+        F: FnOnce(Mailbox<A>) + Send + 'static,
+    {
         let (worker, mailbox) = Self::pair()?;
         thread::Builder::new()
             .name(kind.name().to_owned())
             .spawn(move || {
+                // Whoever waits for the worker then finds that it has ended.
+                if let Err(error) = prepare() {
+                    return log::error!("{}: the thread cannot start: {error}", kind.name());
+                }
                 seccomp::enter(kind);
                 body(mailbox);
             })?;

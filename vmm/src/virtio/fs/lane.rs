@@ -6,11 +6,11 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::passthrough::PassthroughFs;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::request::{RequestError, Shadow, serve};
+use super::share::Share;
 use crate::virtio::GuestMemory;
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::queue::{QueueError, VirtQueue};
@@ -20,7 +20,7 @@ use crate::virtio::worker::{Command, Mailbox};
 pub(super) struct Session {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) interrupt: Arc<Interrupt>,
-    pub(super) server: Server<PassthroughFs>,
+    pub(super) server: Server<Share>,
 }
 
 /// One thread's part in a session.

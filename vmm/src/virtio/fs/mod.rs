@@ -4,21 +4,23 @@
 //! high-priority queue, which has a thread of its own so that nothing holds
 //! them up; all other requests come on one request queue, which a small pool of
 //! threads empties, so that one slow operation of the host does not hold up the
-//! rest. [`request`] turns a chain into what `fuse-backend-rs` reads and writes,
-//! [`lane`] is what each thread does.
+//! rest. [`lane`] is what each thread does, [`request`] turns a chain into what
+//! `fuse-backend-rs` decodes and answers, [`share`] does what is asked.
 
 mod lane;
 mod request;
+mod share;
 
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::passthrough::{Config, PassthroughFs};
 use thiserror::Error;
 
 use self::lane::{Lane, Session};
+use self::share::caller::prepare_thread;
+use self::share::{Host, Share};
 use super::device::{ActivateError, ActiveDevice, VirtioDevice};
 use super::worker::Worker;
 use crate::jail::seccomp::ThreadKind;
@@ -56,7 +58,7 @@ pub enum FsError {
 /// The file system device.
 pub struct Fs {
     config: [u8; MAX_TAG_LEN + 4],
-    root: String,
+    host: Arc<Host>,
     high_priority: Worker<Lane>,
     requests: Vec<Worker<Lane>>,
 }
@@ -75,12 +77,20 @@ impl Fs {
         config[..tag.len()].copy_from_slice(tag.as_bytes());
         config[MAX_TAG_LEN..].copy_from_slice(&1u32.to_le_bytes());
 
+        let host = Host::open(root).map_err(|source| FsError::Root {
+            path: root.display().to_string(),
+            source,
+        })?;
+        let host = Arc::new(host);
         let thread = || {
-            Worker::spawn(ThreadKind::Fs, |mailbox| lane::run(&mailbox)).map_err(FsError::Threads)
+            Worker::spawn_prepared(ThreadKind::Fs, prepare_thread, |mailbox| {
+                lane::run(&mailbox)
+            })
+            .map_err(FsError::Threads)
         };
         Ok(Self {
             config,
-            root: root.to_string_lossy().into_owned(),
+            host,
             high_priority: thread()?,
             requests: (0..REQUEST_THREADS)
                 .map(|_| thread())
@@ -124,16 +134,11 @@ impl VirtioDevice for Fs {
             what: "serve the share",
             source,
         };
-        let files = PassthroughFs::new(Config {
-            root_dir: self.root.clone(),
-            xattr: true,
-            ..Config::default()
-        })
-        .map_err(host)?;
+        let share = Share::new(Arc::clone(&self.host)).map_err(host)?;
         let session = Arc::new(Session {
             memory: active.memory,
             interrupt: active.interrupt,
-            server: Server::new(files),
+            server: Server::new(share),
         });
         let lane = Lane::new(Arc::clone(&session), Arc::new(Mutex::new(high_priority)));
         self.high_priority.activate(lane.map_err(host)?)?;
