@@ -175,9 +175,27 @@ impl Application {
     }
 }
 
+/// Who is slow, and how the driver goes about it.
+struct Exchange {
+    event_idx: bool,
+    rx_buffers: usize,
+    /// How long the reader on the host sleeps after each read.
+    host_pause: Duration,
+    /// Most bytes that the reader in the guest reads at a time.
+    guest_appetite: usize,
+}
+
+/// Nobody is slow, and the driver is Linux's.
+const FAST: Exchange = Exchange {
+    event_idx: true,
+    rx_buffers: 128,
+    host_pause: Duration::ZERO,
+    guest_appetite: usize::MAX,
+};
+
 /// Runs both directions at once until both have ended.
-fn exchange(event_idx: bool, host_pause: Duration, guest_appetite: usize) {
-    let (_vsock, connector, mut driver) = spawned(event_idx);
+fn exchange(settings: &Exchange) {
+    let (_vsock, connector, mut driver) = spawned(settings.event_idx, settings.rx_buffers);
     let (host, theirs) = UnixStream::pair().unwrap();
     connector.connect(1025, theirs.into()).unwrap();
     let request = driver.wait().remove(0);
@@ -187,9 +205,10 @@ fn exchange(event_idx: bool, host_pause: Duration, guest_appetite: usize) {
 
     let writer = host.try_clone().unwrap();
     let writer = thread::spawn(move || write_stream(writer, 2));
-    let reader = thread::spawn(move || check_stream(host, 1, host_pause));
+    let pause = settings.host_pause;
+    let reader = thread::spawn(move || check_stream(host, 1, pause));
 
-    let mut application = Application::new(socket, guest_appetite);
+    let mut application = Application::new(socket, settings.guest_appetite);
     let mut shut = false;
     while !application.reset {
         driver.want_interrupt();
@@ -239,27 +258,50 @@ fn exchange(event_idx: bool, host_pause: Duration, guest_appetite: usize) {
 
 #[test]
 fn both_directions_at_once_with_fast_readers() {
-    exchange(true, Duration::ZERO, usize::MAX);
+    exchange(&FAST);
 }
 
 #[test]
 fn both_directions_at_once_with_a_slow_reader_on_the_host() {
-    exchange(true, Duration::from_micros(500), usize::MAX);
+    exchange(&Exchange {
+        host_pause: Duration::from_micros(500),
+        ..FAST
+    });
 }
 
 #[test]
 fn both_directions_at_once_with_a_slow_reader_in_the_guest() {
-    exchange(true, Duration::ZERO, 3000);
+    exchange(&Exchange {
+        guest_appetite: 3000,
+        ..FAST
+    });
 }
 
 #[test]
 fn both_directions_at_once_with_slow_readers_on_both_sides() {
-    exchange(true, Duration::from_micros(500), 5000);
+    exchange(&Exchange {
+        host_pause: Duration::from_micros(500),
+        guest_appetite: 5000,
+        ..FAST
+    });
+}
+
+#[test]
+fn both_directions_at_once_with_few_rx_buffers() {
+    exchange(&Exchange {
+        rx_buffers: 3,
+        ..FAST
+    });
 }
 
 #[test]
 fn both_directions_at_once_without_event_idx() {
-    exchange(false, Duration::from_micros(100), 20_000);
+    exchange(&Exchange {
+        event_idx: false,
+        rx_buffers: 20,
+        host_pause: Duration::from_micros(100),
+        guest_appetite: 20_000,
+    });
 }
 
 #[test]

@@ -395,7 +395,7 @@ fn a_reset_closes_all_connections_and_the_device_lives_again() {
 
 #[test]
 fn a_reset_of_the_devices_thread_returns_when_it_is_done() {
-    let (mut vsock, connector, mut driver) = spawned(true);
+    let (mut vsock, connector, mut driver) = spawned(true, 1);
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     connector.connect(1024, theirs.into()).unwrap();
     let packets = driver.wait();

@@ -221,11 +221,12 @@ impl Driver {
                     .offered
                     .remove(&head)
                     .expect("a chain that was offered");
-                let bytes: Vec<u8> = chain
-                    .iter()
-                    .flat_map(|buffer| self.rx.read(*buffer, buffer.len as usize))
-                    .take(len as usize)
-                    .collect();
+                let mut bytes = Vec::with_capacity(len as usize);
+                for buffer in &chain {
+                    let part = (len as usize - bytes.len()).min(buffer.len as usize);
+                    bytes.extend(self.rx.read(*buffer, part));
+                }
+                assert_eq!(bytes.len(), len as usize, "more than the chain can hold");
                 if self.refill {
                     self.offer_chain(chain);
                 }
@@ -551,13 +552,16 @@ impl Bench {
     }
 }
 
-/// A device with its thread, already active.
-pub(super) fn spawned(event_idx: bool) -> (Vsock, Connector, Driver) {
+/// A device with its thread, already active, whose driver keeps so many RX
+/// buffers offered.
+pub(super) fn spawned(event_idx: bool, rx_buffers: usize) -> (Vsock, Connector, Driver) {
     use super::super::device::VirtioDevice;
     let (mut vsock, connector) =
         Vsock::spawn(3, &[OPEN_PORT], |_, _| Err(io::ErrorKind::Other.into())).unwrap();
     let mut driver = Driver::with_event_idx(event_idx);
-    driver.offer_all();
+    for _ in 0..rx_buffers {
+        driver.offer(&[RX_LEN]);
+    }
     vsock.activate(driver.active_device()).unwrap();
     (vsock, connector, driver)
 }
