@@ -1,6 +1,7 @@
 //! A FUSE client for tests: what the guest's kernel says to the device.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fuse_backend_rs::abi::fuse_abi::{
@@ -162,17 +163,41 @@ impl Guest {
             chain.push(Desc::writable(reply));
         }
         let head = self.requests.offer(&chain);
+        let mut answer = None;
+        self.eventually("an answer", |guest| {
+            // One that is still being worked on may come first.
+            answer = guest
+                .requests
+                .used()
+                .into_iter()
+                .find(|used| used.0 == head);
+            answer.is_some() || guest.requests.interrupt().has_failed()
+        });
+        answer.map(|(_, written)| written)
+    }
+
+    /// Sends a request that has no answer, and waits until it is done.
+    pub(super) fn send_high_priority(&mut self, opcode: Opcode, node: u64, body: &[u8]) {
+        let message = self.message(opcode, node, body);
+        let request = self.high_priority.buffer(&message);
+        let head = self.high_priority.offer(&[Desc::readable(request)]);
+        let mut used = Vec::new();
+        self.eventually("the device takes it", |guest| {
+            used = guest.high_priority.used();
+            !used.is_empty()
+        });
+        assert_eq!(used, vec![(head, 0)]);
+    }
+
+    pub(super) fn forget(&mut self, node: u64, count: u64) {
+        self.send_high_priority(Opcode::Forget, node, &count.to_le_bytes());
+    }
+
+    pub(super) fn eventually(&mut self, what: &str, mut check: impl FnMut(&mut Self) -> bool) {
         let started = Instant::now();
-        loop {
-            if let [(used, written)] = self.requests.used()[..] {
-                assert_eq!(used, head);
-                return Some(written);
-            }
-            if self.requests.interrupt().has_failed() {
-                return None;
-            }
-            assert!(started.elapsed() < PATIENCE, "no answer");
-            std::thread::yield_now();
+        while !check(self) {
+            assert!(started.elapsed() < PATIENCE, "{what}");
+            thread::yield_now();
         }
     }
 

@@ -162,3 +162,7 @@ impl VirtioDevice for Fs {
 mod device_test;
 #[cfg(test)]
 mod driver_test;
+#[cfg(test)]
+mod hostile_test;
+#[cfg(test)]
+mod share_test;

@@ -54,3 +54,32 @@ impl Seen {
         before == Some(stamp)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::inodes::stat;
+    use super::*;
+
+    #[test]
+    fn pages_are_kept_over_opens_of_a_file_that_rests() {
+        let seen = Seen::default();
+        // Nobody has just changed the root directory of this machine.
+        let old = stat(File::open("/").unwrap()).unwrap();
+        assert!(!seen.may_keep(&old));
+        assert!(seen.may_keep(&old));
+        assert!(seen.may_keep(&old));
+    }
+
+    #[test]
+    fn pages_are_dropped_when_a_file_has_changed_or_just_did() {
+        let seen = Seen::default();
+        let old = stat(File::open("/").unwrap()).unwrap();
+        seen.may_keep(&old);
+        let new = stat(tempfile::tempfile().unwrap()).unwrap();
+        for _ in 0..3 {
+            assert!(!seen.may_keep(&new));
+        }
+    }
+}

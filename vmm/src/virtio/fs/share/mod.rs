@@ -23,6 +23,8 @@ pub(super) mod caller;
 mod directory;
 mod handles;
 mod inodes;
+#[cfg(test)]
+mod limits_test;
 mod reopen;
 
 use std::ffi::CStr;
