@@ -283,27 +283,24 @@ impl Active {
 
     /// Takes what the guest sends.
     fn drain(&mut self, muxer: &mut Muxer) -> Result<bool, QueueError> {
-        let mut taken = 0;
-        let mut more = true;
         self.tx.disable_kicks(&self.memory)?;
-        while taken < TX_BUDGET {
+        let before = self.tx.rings().next_used();
+        let mut more = true;
+        for _ in 0..TX_BUDGET {
             if muxer.is_congested() {
                 // Goes on when RX buffers have come.
                 more = false;
                 break;
             }
-            let Some(chain) = self.tx.pop(&self.memory)? else {
-                more = self.tx.enable_kicks(&self.memory)?;
-                if more {
-                    continue;
-                }
+            if let Some(chain) = self.tx.pop(&self.memory)? {
+                muxer.handle(&TxPacket::parse(&chain)?);
+                self.tx.push(&self.memory, chain.head(), 0)?;
+            } else if !self.tx.enable_kicks(&self.memory)? {
+                more = false;
                 break;
-            };
-            muxer.handle(&TxPacket::parse(&chain)?);
-            self.tx.push(&self.memory, chain.head(), 0)?;
-            taken += 1;
+            }
         }
-        if taken > 0 {
+        if self.tx.rings().next_used() != before {
             self.tx.signal(&self.memory)?;
         }
         Ok(more)

@@ -10,7 +10,9 @@ use super::super::queue::{Chain, QueueError};
 use super::guest_bytes;
 
 /// Length of a header in bytes.
-pub(super) const HEADER_LEN: usize = 44;
+pub(super) const HEADER_LEN: usize = HEADER_BYTES as usize;
+/// The same as a used ring counts.
+const HEADER_BYTES: u32 = 44;
 /// Most payload of one packet in bytes, in either direction; Linux's limit, too.
 pub(super) const MAX_PAYLOAD: usize = 64 * 1024;
 /// Context identifier of the host.
@@ -235,8 +237,7 @@ impl<'m> RxBuffer<'m> {
     /// Puts the header before the payload; returns the length of the packet.
     pub(super) fn finish(&self, header: &Header) -> u32 {
         guest_bytes::write(&self.header, &header.encode());
-        // A payload has at most 64 KiB.
-        u32::try_from(HEADER_LEN).unwrap_or(0) + header.len
+        HEADER_BYTES + header.len
     }
 }
 
