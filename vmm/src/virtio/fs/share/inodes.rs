@@ -88,15 +88,14 @@ struct Entry {
 
 impl Inodes {
     /// Only the root, which is never forgotten.
-    pub(super) fn new(root: OwnedFd, slot: Slot) -> io::Result<Self> {
+    pub(super) fn new(root: OwnedFd, stat: &Statx, slot: Slot) -> Self {
         let inodes = Self(Mutex::new(Table {
             by_number: BTreeMap::new(),
             by_key: BTreeMap::new(),
             next: ROOT,
         }));
-        let stat = stat(&root)?;
-        inodes.remember(root, &stat, slot);
-        Ok(inodes)
+        inodes.remember(root, stat, slot);
+        inodes
     }
 
     /// The file of that number.

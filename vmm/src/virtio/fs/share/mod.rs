@@ -42,9 +42,10 @@ use fuse_backend_rs::api::filesystem::{
     SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags, fallocate,
-    fdatasync, fsync, getxattr, getxattr_query, linkat, listxattr, listxattr_query, mkdirat,
-    mknodat, openat, readlinkat, removexattr, renameat_with, setxattr, symlinkat, unlinkat,
+    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Statx, XattrFlags,
+    fallocate, fdatasync, fsync, getxattr, getxattr_query, linkat, listxattr, listxattr_query,
+    mkdirat, mknodat, openat, readlinkat, removexattr, renameat_with, setxattr, symlinkat,
+    unlinkat,
 };
 
 use self::budget::Budget;
@@ -73,6 +74,7 @@ const OPEN_FLAGS: OFlags = OFlags::ACCMODE
 #[derive(Debug)]
 pub(super) struct Host {
     root: OwnedFd,
+    root_stat: Statx,
     proc: ProcFd,
     budget: Arc<Budget>,
 }
@@ -84,8 +86,10 @@ impl Host {
     /// What `open(2)` answers.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, root, flags, Mode::empty())?;
         Ok(Self {
-            root: openat(CWD, root, flags, Mode::empty())?,
+            root_stat: inodes::stat(&root)?,
+            root,
             proc: ProcFd::open_dir()?,
             budget: Budget::of_process(),
         })
@@ -101,13 +105,14 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The share with nothing but its root known to the guest.
+    /// The share with nothing but its root known to the guest. The thread of a
+    /// vCPU calls this, whose filter allows no more than a `dup(2)` of it.
     ///
     /// # Errors
     /// What the host answers.
     pub(super) fn new(host: Arc<Host>) -> io::Result<Self> {
         let root = host.root.try_clone()?;
-        let inodes = Inodes::new(root, host.budget.take()?)?;
+        let inodes = Inodes::new(root, &host.root_stat, host.budget.take()?);
         Ok(Self {
             host,
             inodes,
@@ -196,7 +201,7 @@ fn check_name(name: &CStr) -> io::Result<()> {
     }
 }
 
-fn entry(inode: &Inode, parent: &Inode, stat: &rustix::fs::Statx) -> Entry {
+fn entry(inode: &Inode, parent: &Inode, stat: &Statx) -> Entry {
     Entry {
         inode: inode.number,
         generation: 0,
