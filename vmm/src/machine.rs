@@ -101,8 +101,9 @@ pub struct Machine {
     pub shared: Arc<Shared>,
     /// The file behind guest memory.
     pub memory_file: File,
-    // The virtual machine lives as long as this descriptor and the vCPUs'.
-    _vm: VmFd,
+    /// The virtual machine. KVM disconnects all interrupts when this is closed,
+    /// even though the vCPUs go on.
+    pub vm: VmFd,
 }
 
 impl Machine {
@@ -153,7 +154,7 @@ impl Machine {
             vcpus,
             shared,
             memory_file,
-            _vm: vm,
+            vm,
         })
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
@@ -90,6 +90,8 @@ pub fn run() -> Result<(), StartError> {
 
 /// A machine whose vCPUs run.
 struct Running {
+    /// Kept open for the interrupts' sake.
+    _vm: VmFd,
     shared: Arc<Shared>,
     connector: Connector,
     memory_file: File,
@@ -135,6 +137,7 @@ impl Running {
         seccomp::enter(ThreadKind::Main);
         let (shared, memory_file) = (machine.shared, machine.memory_file);
         Ok(Self {
+            _vm: machine.vm,
             shared,
             connector,
             memory_file,
