@@ -186,8 +186,13 @@ impl GuestQueue {
         let slot = self.base + AVAIL_RING + 4 + 2 * u64::from(self.next_avail % self.size);
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         self.set_available_index(self.next_avail.wrapping_add(1));
-        self.kick.write(1).unwrap();
+        self.kick();
         head
+    }
+
+    /// Notifies the device.
+    pub fn kick(&self) {
+        self.kick.write(1).unwrap();
     }
 
     /// Overwrites one descriptor of the table.
