@@ -9,6 +9,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
@@ -31,6 +33,7 @@ pub enum Command<A = ActiveDevice> {
 pub struct Worker<A = ActiveDevice> {
     commands: Sender<Command<A>>,
     wake: EventFd,
+    closed: Arc<AtomicBool>,
 }
 
 /// The worker's end.
@@ -38,6 +41,7 @@ pub struct Worker<A = ActiveDevice> {
 pub struct Mailbox<A = ActiveDevice> {
     commands: Receiver<Command<A>>,
     wake: EventFd,
+    closed: Arc<AtomicBool>,
 }
 
 impl<A: Send + 'static> Worker<A> {
@@ -84,14 +88,17 @@ impl<A: Send + 'static> Worker<A> {
         // Each command counts, so that one that comes close behind another still wakes.
         let wake = EventFd::new(EFD_NONBLOCK | EFD_SEMAPHORE)?;
         let (sender, receiver) = channel();
+        let closed = Arc::new(AtomicBool::new(false));
         let mailbox = Mailbox {
             commands: receiver,
             wake: wake.try_clone()?,
+            closed: Arc::clone(&closed),
         };
         Ok((
             Self {
                 commands: sender,
                 wake,
+                closed,
             },
             mailbox,
         ))
@@ -122,7 +129,21 @@ impl<A: Send + 'static> Worker<A> {
     }
 }
 
+impl<A> Drop for Worker<A> {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        // Where the thread cannot be woken it goes with the process.
+        let _ = self.wake.write(1);
+    }
+}
+
 impl<A> Mailbox<A> {
+    /// Whether the device is gone, so that no command will come any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// The next command, if one waits.
     #[must_use]
     pub fn take(&self) -> Option<Command<A>> {
@@ -159,6 +180,15 @@ mod tests {
         }
         mailbox.wake.read().unwrap_err();
         assert!(mailbox.take().is_none());
+    }
+
+    #[test]
+    fn a_worker_learns_that_its_device_is_gone() {
+        let (worker, mailbox) = Worker::<u32>::pair().unwrap();
+        assert!(!mailbox.is_closed());
+        drop(worker);
+        assert!(mailbox.is_closed());
+        assert_eq!(mailbox.wake.read().unwrap(), 1);
     }
 
     #[test]

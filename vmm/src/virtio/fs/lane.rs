@@ -85,7 +85,8 @@ const MAILBOX: u64 = 0;
 const KICK: u64 = 1;
 const FOREVER: i32 = -1;
 
-/// The thread: serves the lane that it is handed until it is told to let go.
+/// The thread: serves the lane that it is handed until it is told to let go, and
+/// ends with the device.
 pub(super) fn run(mailbox: &Mailbox<Lane>) {
     if let Err(error) = try_run(mailbox) {
         log::error!("fs: a thread that serves the share has ended: {error}");
@@ -104,6 +105,9 @@ fn try_run(mailbox: &Mailbox<Lane>) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => &events[..result?],
         };
+        if mailbox.is_closed() {
+            return Ok(());
+        }
         if ready.iter().any(|event| event.data() == MAILBOX) {
             match mailbox.take() {
                 Some(Command::Activate(active)) => {

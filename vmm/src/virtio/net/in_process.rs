@@ -59,30 +59,58 @@ pub(super) fn run(tap: &Tap, mailbox: &Mailbox) {
 /// Hands each activation to `serve`, which returns when it is told to reset.
 pub(super) fn run_with<F>(mailbox: &Mailbox, mut serve: F)
 where
-    F: FnMut(ActiveDevice, &Mailbox) -> Result<SyncSender<()>, PathError>,
+    F: FnMut(ActiveDevice, &Mailbox) -> Result<End, PathError>,
 {
     loop {
         match wait_for_command(mailbox) {
-            Ok(Command::Activate(active)) => {
+            Ok(Some(Command::Activate(active))) => {
                 let interrupt = active.interrupt.clone();
                 match serve(*active, mailbox) {
-                    // An error means that nobody waits any more.
-                    Ok(done) => drop(done.send(())),
+                    Ok(end) => end.tell(),
                     Err(error) => interrupt.fail_device(&error),
                 }
             }
-            Ok(Command::Reset(done)) => drop(done.send(())),
+            Ok(Some(Command::Reset(done))) => End::Reset(done).tell(),
+            Ok(None) => return,
             Err(error) => return log::error!("net: the thread has ended: {error}"),
         }
     }
 }
 
-fn wait_for_command(mailbox: &Mailbox) -> io::Result<Command> {
+/// Why frames are not moved any more.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The driver has reset the device; somebody waits to hear that it is done.
+    Reset(SyncSender<()>),
+    /// The device is gone.
+    Closed,
+}
+
+impl End {
+    /// What the mailbox says, if it is time to end.
+    pub(super) fn ask(mailbox: &Mailbox) -> Option<Self> {
+        match mailbox.take() {
+            Some(Command::Reset(done)) => Some(Self::Reset(done)),
+            _ => mailbox.is_closed().then_some(Self::Closed),
+        }
+    }
+
+    fn tell(self) {
+        if let Self::Reset(done) = self {
+            // An error means that nobody waits any more.
+            let _ = done.send(());
+        }
+    }
+}
+
+/// The next command, or `None` when none will come.
+fn wait_for_command(mailbox: &Mailbox) -> io::Result<Option<Command>> {
     let epoll = Epoll::new()?;
     let event = EpollEvent::new(EventSet::IN, MAILBOX);
     epoll.ctl(ControlOperation::Add, mailbox.as_raw_fd(), event)?;
     loop {
-        if let Some(command) = mailbox.take() {
+        let command = mailbox.take();
+        if command.is_some() || mailbox.is_closed() {
             return Ok(command);
         }
         wait(&epoll, &mut [EpollEvent::default()])?;
@@ -97,13 +125,12 @@ pub(super) fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> io::Result<usize
     }
 }
 
-/// Moves frames until the device is reset; returns whom to tell when the queues
-/// are let go.
+/// Moves frames until the device is reset or gone.
 pub(super) fn move_frames<T: AsFd>(
     active: &mut ActiveDevice,
     tap: &T,
     mailbox: &Mailbox,
-) -> Result<SyncSender<()>, PathError> {
+) -> Result<End, PathError> {
     let receive = active.take_queue(RECEIVE_QUEUE)?;
     let transmit = active.take_queue(TRANSMIT_QUEUE)?;
     let mergeable = features::mergeable(active.features);
@@ -126,8 +153,8 @@ pub(super) fn move_frames<T: AsFd>(
         for event in &events[..ready] {
             match event.data() {
                 MAILBOX => {
-                    if let Some(Command::Reset(done)) = mailbox.take() {
-                        return Ok(done);
+                    if let Some(end) = End::ask(mailbox) {
+                        return Ok(end);
                     }
                 }
                 token => path.handle(token, event.event_set())?,

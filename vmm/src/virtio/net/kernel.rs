@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 
 use vhost::vhost_kern::VhostKernBackend;
 use vhost::vhost_kern::vhost_binding::{VHOST_NET_SET_BACKEND, vhost_vring_file};
@@ -14,13 +13,13 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::in_process::{PathError, run_with, wait};
+use super::in_process::{End, PathError, run_with, wait};
 use super::tap::Tap;
 use super::{NetError, RECEIVE_QUEUE, TRANSMIT_QUEUE, features};
 use crate::virtio::GuestMemory;
 use crate::virtio::device::ActiveDevice;
 use crate::virtio::queue::VirtQueue;
-use crate::virtio::worker::{Command, Mailbox};
+use crate::virtio::worker::Mailbox;
 
 /// An instance of vhost-net that this process owns.
 pub(super) struct KernelNet {
@@ -182,7 +181,7 @@ fn serve(
     mut active: ActiveDevice,
     tap: &Tap,
     mailbox: &Mailbox,
-) -> Result<SyncSender<()>, PathError> {
+) -> Result<End, PathError> {
     let queues = [
         active.take_queue(RECEIVE_QUEUE)?,
         active.take_queue(TRANSMIT_QUEUE)?,
@@ -205,8 +204,8 @@ fn serve(
     loop {
         wait(&epoll, &mut [EpollEvent::default(); 2])
             .map_err(PathError::host("wait for events"))?;
-        if let Some(Command::Reset(done)) = mailbox.take() {
-            return Ok(done);
+        if let Some(end) = End::ask(mailbox) {
+            return Ok(end);
         }
         if net.broken.read().is_ok() {
             return Err(PathError::host("follow the driver's rings")(
