@@ -71,6 +71,14 @@ fn capabilities(guest: &Guest) {
     spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     let output = guest.run(&spec).stdout;
     assert!(output.contains("CapEff:\t0000000000000000\n"), "{output}");
+    // None given is none had, for root as well.
+    for none in [json!({}), Value::Null] {
+        spec["process"]["user"] = json!({"uid": 0, "gid": 0});
+        spec["process"]["capabilities"] = none;
+        let output = guest.run(&spec).stdout;
+        let empty = output.matches("0000000000000000\n").count();
+        assert_eq!(empty, 5, "{output}");
+    }
 }
 
 fn user(guest: &Guest) {
@@ -131,14 +139,14 @@ fn devices(guest: &Guest) {
 }
 
 fn device_rule(guest: &Guest) {
-    let mut spec = sh("mknod /tmp/kmsg c 1 11 && head -c 0 /tmp/kmsg && echo opened");
+    let mut spec = sh("mknod /tmp/tun c 10 200 && head -c 0 /tmp/tun && echo opened");
     spec["linux"]["resources"]["devices"] = json!([
         {"allow": false, "access": "rwm"},
-        {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}
+        {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "r"}
     ]);
     assert_eq!(guest.run(&spec).stdout, "opened\n");
     spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
-    spec["process"]["args"][2] = json!("head -c 0 /tmp/kmsg && echo privileged");
+    spec["process"]["args"][2] = json!("head -c 0 /tmp/tun && echo privileged");
     assert_eq!(guest.run(&spec).stdout, "privileged\n");
 }
 
@@ -181,17 +189,15 @@ fn mounts(guest: &Guest) {
 
 fn masked(guest: &Guest) {
     let output = guest.sh("head -c 1 /proc/keys | wc -c; ls /sys/firmware | wc -l; \
-         echo 1 >/proc/sys/kernel/printk; echo b >/proc/sysrq-trigger");
+         echo 1 >/proc/sys/kernel/printk");
     assert_eq!(output.stdout, "0\n0\n", "{output:?}");
-    assert_eq!(
-        output.stderr.matches("Read-only file system").count(),
-        2,
-        "{output:?}"
-    );
+    let refused = output.stderr.contains("Read-only file system");
+    assert!(refused, "{output:?}");
 }
 
 fn namespaces(guest: &Guest) {
-    let mut spec = sh("hostname; echo $$; ls /proc | grep -c '^[0-9]*$'; cat /proc/self/cgroup");
+    let mut spec =
+        sh("hostname; echo $$; ls /proc | grep -c '^[0-9]*$'; tail -n 1 /proc/self/cgroup");
     spec["hostname"] = json!("inside");
     let output = guest.run(&spec);
     let lines: Vec<_> = output.stdout.lines().collect();
@@ -209,7 +215,7 @@ fn namespaces(guest: &Guest) {
 fn cgroup(guest: &Guest) {
     // An engine's own path means nothing in the guest.
     let mut spec = sh(
-        "ls /sys/fs/cgroup | grep -c cgroup.procs; cat /proc/self/cgroup; \
+        "ls /sys/fs/cgroup | grep -c cgroup.procs; tail -n 1 /proc/self/cgroup; \
                        mkdir /sys/fs/cgroup/x",
     );
     spec["linux"]["cgroupsPath"] = json!("/../../somewhere");

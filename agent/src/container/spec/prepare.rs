@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Hooks, HooksBuilder, Linux, LinuxDeviceCgroup, Mount, Process, Spec};
+use oci_spec::runtime::{
+    Capabilities, Hooks, HooksBuilder, Linux, LinuxCapabilities, LinuxDeviceCgroup, Mount, Process,
+    Spec,
+};
 
 use super::check::is_bind;
 use super::{SpecError, namespaces, sysctl};
@@ -114,9 +117,33 @@ fn prepare_process(process: &mut Process) {
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);
     }
+    // It leaves a set that is not given as full as the agent's own.
+    let given = process.capabilities().clone();
+    process.set_capabilities(Some(complete(given)));
     if process.apparmor_profile().is_some() {
         process.set_apparmor_profile(None);
     }
+}
+
+/// Capability sets where those that were not given are empty.
+fn complete(given: Option<LinuxCapabilities>) -> LinuxCapabilities {
+    let or_empty = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
+        Some(
+            given
+                .as_ref()
+                .and_then(|given| set(given).clone())
+                .unwrap_or_default(),
+        )
+    };
+    // Its default is not empty, so each set is said.
+    let mut complete = LinuxCapabilities::default();
+    complete
+        .set_bounding(or_empty(LinuxCapabilities::bounding))
+        .set_effective(or_empty(LinuxCapabilities::effective))
+        .set_permitted(or_empty(LinuxCapabilities::permitted))
+        .set_inheritable(or_empty(LinuxCapabilities::inheritable))
+        .set_ambient(or_empty(LinuxCapabilities::ambient));
+    complete
 }
 
 fn prepare_mount(mount: &mut Mount) {
