@@ -264,7 +264,6 @@ fn out_of_memory(guest: &Guest) {
     spec["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
     let output = guest.run(&spec);
     assert!(output.oom_killed, "{output:?}");
-    let mut spec = spec;
     spec["process"]["args"] = json!(["tail", "/dev/zero"]);
     let output = guest.run(&spec);
     assert!(output.oom_killed && output.status == 128 + 9, "{output:?}");

@@ -142,7 +142,7 @@ fn broken_json(guest: &Guest) {
             spec: json.as_bytes().to_vec(),
             ..CreateContainerRequest::default()
         };
-        let error = guest.create_with(request).unwrap_err();
+        let error = guest.create_with(&request).unwrap_err();
         assert_eq!(error.code, Code::INVALID_ARGUMENT, "{error:?}");
     }
 }
@@ -193,7 +193,7 @@ fn missing_stream(guest: &Guest) {
         .into(),
         ..CreateContainerRequest::default()
     };
-    let error = guest.create_with(request).unwrap_err();
+    let error = guest.create_with(&request).unwrap_err();
     error.expect(Code::FAILED_PRECONDITION, "stream 4711 has not been opened");
 }
 
@@ -205,7 +205,7 @@ fn terminal_disagrees(guest: &Guest) {
         spec: spec.to_string().into_bytes(),
         ..CreateContainerRequest::default()
     };
-    let error = guest.create_with(request).unwrap_err();
+    let error = guest.create_with(&request).unwrap_err();
     error.expect(Code::INVALID_ARGUMENT, "process.terminal: ");
 }
 

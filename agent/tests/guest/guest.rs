@@ -137,7 +137,7 @@ impl Guest {
             .into(),
             ..CreateContainerRequest::default()
         };
-        self.create_with(request)?;
+        self.create_with(&request)?;
         Ok(Container {
             guest: self,
             id: id.to_owned(),
@@ -161,8 +161,8 @@ impl Guest {
     }
 
     /// Creates a container as a request says.
-    pub(crate) fn create_with(&self, request: CreateContainerRequest) -> Result<u32, CallError> {
-        self.call(async |agent, context| agent.create_container(context, &request).await)
+    pub(crate) fn create_with(&self, request: &CreateContainerRequest) -> Result<u32, CallError> {
+        self.call(async |agent, context| agent.create_container(context, request).await)
             .map(|response| response.pid)
     }
 

@@ -4,6 +4,9 @@
 //! namespaces, on Unix sockets instead of vsock. Needs root, cgroup v2 and a
 //! static busybox.
 
+// A test that cannot be prepared is a test that fails.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 mod guest;
 mod server;
 

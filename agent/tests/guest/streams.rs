@@ -106,7 +106,7 @@ fn no_streams(guest: &Guest) {
         .into_bytes(),
         ..CreateContainerRequest::default()
     };
-    guest.create_with(request).unwrap();
+    guest.create_with(&request).unwrap();
     let container = guest.adopt("c");
     container.start().unwrap();
     container.signal(9, true).unwrap();
@@ -156,7 +156,7 @@ fn terminal(guest: &Guest) {
         .into(),
         ..CreateContainerRequest::default()
     };
-    guest.create_with(request).unwrap();
+    guest.create_with(&request).unwrap();
     let mut container = guest.adopt("c");
     container.stdout = stream.try_clone().unwrap();
     container.stdin = stream;

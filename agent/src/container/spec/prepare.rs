@@ -118,19 +118,18 @@ fn prepare_process(process: &mut Process) {
         process.set_no_new_privileges(None);
     }
     // It leaves a set that is not given as full as the agent's own.
-    let given = process.capabilities().clone();
-    process.set_capabilities(Some(complete(given)));
+    let capabilities = complete(process.capabilities().as_ref());
+    process.set_capabilities(Some(capabilities));
     if process.apparmor_profile().is_some() {
         process.set_apparmor_profile(None);
     }
 }
 
 /// Capability sets where those that were not given are empty.
-fn complete(given: Option<LinuxCapabilities>) -> LinuxCapabilities {
+fn complete(given: Option<&LinuxCapabilities>) -> LinuxCapabilities {
     let or_empty = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
         Some(
             given
-                .as_ref()
                 .and_then(|given| set(given).clone())
                 .unwrap_or_default(),
         )
