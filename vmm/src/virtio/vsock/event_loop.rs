@@ -81,9 +81,9 @@ impl EventLoop {
         Ok(this)
     }
 
-    /// Works until epoll fails, which it does not.
+    /// Works until the device is gone.
     pub(super) fn run(mut self) {
-        loop {
+        while !self.mailbox.is_closed() {
             if let Err(error) = self.turn() {
                 log::error!("vsock: cannot wait for events: {error}");
                 return;
@@ -129,6 +129,18 @@ impl EventLoop {
     pub(super) fn poll(&mut self) {
         self.busy = true;
         self.turn().unwrap();
+    }
+
+    /// Chains that were taken and not given back, RX and TX.
+    #[cfg(test)]
+    pub(super) fn chains_held(&self) -> [u16; 2] {
+        let State::Active(active) = &self.state else {
+            return [0; 2];
+        };
+        [&active.rx, &active.tx].map(|queue| {
+            let rings = queue.rings();
+            rings.next_avail().wrapping_sub(rings.next_used())
+        })
     }
 
     /// The connections, to look at.

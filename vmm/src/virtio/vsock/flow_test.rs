@@ -527,7 +527,7 @@ fn connections_take_turns_at_the_rx_queue() {
     for (_, host) in &mut hosts {
         host.write_all(&[9; 150_000]).unwrap();
     }
-    bench.event_loop.poll();
+    bench.turn();
     let packets = bench.driver.receive();
     assert!(packets.len() >= 100, "{}", packets.len());
     for (guest, _) in &mut hosts {

@@ -13,7 +13,7 @@ use super::credit::BUF_ALLOC;
 use super::muxer::{MAX_CONNECTIONS, MAX_REPLIES};
 use super::packet::{HEADER_LEN, HOST_CID, Header, MAX_PAYLOAD, Op, SHUTDOWN_SEND, TYPE_STREAM};
 use super::test_driver::{
-    Bench, Driver, GUEST_CID, GuestSocket, OPEN_PORT, RX_LEN, read_available,
+    Bench, Driver, GUEST_CID, GuestSocket, OPEN_PORT, RX_LEN, read_available, spawned,
 };
 
 /// Where the guest memory of a [`Driver`] ends.
@@ -181,6 +181,37 @@ fn a_guest_that_takes_no_replies_is_not_listened_to() {
     }
     assert_eq!(answered, sent);
     assert_eq!(bench.driver.unsent(), 0);
+}
+
+#[test]
+fn a_guest_that_takes_its_replies_at_last_is_listened_to_again() {
+    let (_vsock, _connector, mut driver) = spawned(true, 0);
+    driver.refill = false;
+    let junk = GuestSocket::new(5000, 1).header(Op::Data, 0);
+    let buffer = driver.tx.buffer(&junk.encode());
+    let send = |driver: &mut Driver, count| {
+        for _ in 0..count {
+            driver.send_chain(&[Desc::readable(buffer)]);
+        }
+    };
+    send(&mut driver, MAX_REPLIES - 10);
+    loop {
+        driver.want_interrupt();
+        if driver.unsent() == 0 {
+            break;
+        }
+        driver.wait_for_interrupt();
+    }
+    send(&mut driver, 100);
+    // The device is woken by nothing but RX buffers from here on.
+    let mut answered = 0;
+    while answered < MAX_REPLIES + 90 {
+        while driver.has_room_for(1) {
+            driver.offer(&[RX_LEN]);
+        }
+        answered += driver.wait().len();
+    }
+    assert_eq!(driver.unsent(), 0);
 }
 
 #[test]
@@ -484,7 +515,7 @@ fn junk(seed: u64, steps: usize, lies: u64) {
         if bench.driver.has_room_for(1) && random.below(4) == 0 {
             bench.driver.offer(&[RX_LEN]);
         }
-        bench.event_loop.poll();
+        bench.turn();
         for packet in bench.driver.receive() {
             if packet.op() == Op::Request {
                 let ports = (packet.header.dst_port, packet.header.src_port);

@@ -405,6 +405,16 @@ fn a_reset_of_the_devices_thread_returns_when_it_is_done() {
     vsock.reset();
 }
 
+#[test]
+fn the_end_of_the_device_closes_all_sockets() {
+    let (vsock, connector, mut driver) = spawned(true, 1);
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    connector.connect(1024, theirs.into()).unwrap();
+    driver.wait();
+    drop(vsock);
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+}
+
 /// The last packets end both directions, and then the connection.
 fn assert_ended(packets: &[Packet]) {
     let (last, others) = packets.split_last().unwrap();

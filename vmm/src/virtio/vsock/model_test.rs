@@ -133,7 +133,7 @@ impl Model {
         if self.random.below(3) == 0 {
             self.offer();
         }
-        self.bench.event_loop.poll();
+        self.bench.turn();
         for packet in self.bench.driver.receive() {
             self.on_packet(&packet);
         }
@@ -279,7 +279,7 @@ impl Model {
                 }
             }
             self.offer();
-            self.bench.event_loop.poll();
+            self.bench.turn();
             for packet in self.bench.driver.receive() {
                 self.on_packet(&packet);
             }

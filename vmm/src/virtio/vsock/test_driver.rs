@@ -446,8 +446,14 @@ impl Bench {
     /// Lets the device do all that it can do.
     pub(super) fn poll(&mut self) {
         for _ in 0..4 {
-            self.event_loop.poll();
+            self.turn();
         }
+    }
+
+    /// Lets the device work for a turn, after which it holds no chain.
+    pub(super) fn turn(&mut self) {
+        self.event_loop.poll();
+        assert_eq!(self.event_loop.chains_held(), [0; 2]);
     }
 
     /// Lets the device work, and takes what it sends.
