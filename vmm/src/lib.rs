@@ -21,6 +21,7 @@ pub mod console;
 pub mod control;
 pub mod counters;
 pub mod handed;
+pub mod heap;
 pub mod jail;
 pub mod kernel;
 pub mod logger;

@@ -56,12 +56,12 @@ impl ThreadKind {
         }
     }
 
-    fn ioctls(self) -> &'static [u64] {
+    fn ioctls(self) -> Vec<u64> {
         match self {
-            Self::Vcpu => &[KVM_RUN],
-            Self::Vsock => &[FIONBIO],
-            Self::Net => NET_IOCTLS,
-            Self::Main | Self::Fs => &[],
+            Self::Vcpu => vec![KVM_RUN],
+            Self::Vsock => vec![FIONBIO],
+            Self::Net => net_ioctls(),
+            Self::Main | Self::Fs => Vec::new(),
         }
     }
 }
@@ -116,6 +116,7 @@ const FS: &[c_long] = &[
     libc::SYS_capget,
     libc::SYS_capset,
     libc::SYS_copy_file_range,
+    libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
@@ -179,6 +180,7 @@ const FS: &[c_long] = &[
 
 /// Frames between the guest and a tap that is already there.
 const NET: &[c_long] = &[
+    libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
@@ -188,7 +190,26 @@ const NET: &[c_long] = &[
 
 const KVM_RUN: u64 = 0xae80;
 const FIONBIO: u64 = 0x5421;
-const NET_IOCTLS: &[u64] = &[];
+/// The tap's offloads; vhost-net's features, memory, rings and backend.
+fn net_ioctls() -> Vec<u64> {
+    use vhost::vhost_kern::vhost_binding::{
+        VHOST_NET_SET_BACKEND, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_VRING_ADDR,
+        VHOST_SET_VRING_BASE, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK,
+        VHOST_SET_VRING_NUM,
+    };
+    vec![
+        libc::TUNSETOFFLOAD,
+        VHOST_SET_FEATURES(),
+        VHOST_SET_MEM_TABLE(),
+        VHOST_SET_VRING_NUM(),
+        VHOST_SET_VRING_ADDR(),
+        VHOST_SET_VRING_BASE(),
+        VHOST_SET_VRING_KICK(),
+        VHOST_SET_VRING_CALL(),
+        VHOST_SET_VRING_ERR(),
+        VHOST_NET_SET_BACKEND(),
+    ]
+}
 
 /// Why there is no filter.
 #[derive(Debug, Error)]
@@ -241,8 +262,13 @@ fn program(kind: ThreadKind) -> Result<BpfProgram, SeccompError> {
         libc::SYS_fcntl,
         any_of(1, commands.map(i64::from).map(i64::cast_unsigned))?,
     );
-    if !kind.ioctls().is_empty() {
-        rules.insert(libc::SYS_ioctl, any_of(1, kind.ioctls().iter().copied())?);
+    let ioctls = kind.ioctls();
+    if !ioctls.is_empty() {
+        rules.insert(libc::SYS_ioctl, any_of(1, ioctls)?);
+    }
+    if kind == ThreadKind::Fs {
+        // Each thread of the file server gets an umask and a working directory of its own.
+        rules.insert(libc::SYS_unshare, any_of(0, [libc::CLONE_FS as u64])?);
     }
     if kind == ThreadKind::Vsock {
         let unix = libc::AF_UNIX as u64;

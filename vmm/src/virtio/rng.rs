@@ -24,10 +24,12 @@ impl Rng {
     fn serve(active: &ActiveDevice, queue: &mut VirtQueue) -> Result<(), QueueError> {
         let memory = &active.memory;
         let mut served = false;
-        // At most one round of the ring: a driver that refills it meanwhile
-        // kicks again.
-        for _ in 0..QUEUE_SIZES[0] {
+        // A driver that refills the ring as fast as it is served has to notify again.
+        for _ in 0..2 * QUEUE_SIZES[0] {
             let Some(chain) = queue.pop(memory)? else {
+                if queue.enable_kicks(memory)? {
+                    continue;
+                }
                 break;
             };
             let mut bytes = [0; MAX_BYTES];
@@ -114,6 +116,19 @@ mod tests {
         active_rng(&guest).notify(0);
         assert_eq!(guest.used(), vec![(0, 64)]);
         assert_ne!(guest.read(room, 64), vec![0; 64]);
+    }
+
+    #[test]
+    fn a_driver_with_event_idx_is_asked_to_notify_again() {
+        let mut guest = GuestQueue::with_event_idx(16);
+        let mut rng = active_rng(&guest);
+        for request in 1..=3 {
+            let room = guest.room(8);
+            guest.offer(&[Desc::writable(room)]);
+            rng.notify(0);
+            assert_eq!(guest.used().len(), 1);
+            assert_eq!(guest.kick_wanted_at(), request);
+        }
     }
 
     #[test]

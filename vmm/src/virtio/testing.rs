@@ -54,6 +54,7 @@ impl Desc {
 pub struct GuestQueue {
     memory: Arc<GuestMemory>,
     interrupt: Arc<Interrupt>,
+    event_idx: bool,
     kick: EventFd,
     base: u64,
     size: u16,
@@ -82,6 +83,7 @@ impl GuestQueue {
         Self {
             memory,
             interrupt,
+            event_idx: false,
             kick: EventFd::new(EFD_NONBLOCK).unwrap(),
             base,
             size,
@@ -90,6 +92,22 @@ impl GuestQueue {
             next_used: 0,
             next_buffer: BUFFERS + index * (3 << 20),
         }
+    }
+
+    /// The same, of a driver that has negotiated `VIRTIO_F_EVENT_IDX`.
+    pub fn with_event_idx(size: u16) -> Self {
+        Self {
+            event_idx: true,
+            ..Self::new(size)
+        }
+    }
+
+    /// With `VIRTIO_F_EVENT_IDX`: the available index at which the device wants a kick.
+    pub fn kick_wanted_at(&self) -> u16 {
+        let avail_event = USED_RING + 4 + 8 * u64::from(self.size);
+        self.memory
+            .read_obj(GuestAddress(self.base + avail_event))
+            .unwrap()
     }
 
     /// Another queue (1 to 3) of the same device.
@@ -127,6 +145,7 @@ impl GuestQueue {
         queue.set_avail_ring_address(low, high);
         let (low, high) = low_high(self.base + USED_RING);
         queue.set_used_ring_address(low, high);
+        queue.set_event_idx(self.event_idx);
         queue.set_ready(true);
         assert!(queue.is_valid(&*self.memory));
         VirtQueue::new(
