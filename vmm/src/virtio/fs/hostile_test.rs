@@ -321,7 +321,11 @@ fn junk(random: &mut Random) -> Vec<u8> {
         body.extend(random.pick(&[&b"dir\0"[..], b"file\0", b"..\0", b"a\0b\0", b"\xff\0"]));
     }
     let known = u32::try_from(random.below(64)).unwrap();
-    let opcode = random.pick(&[known, known, known, known, 4096, u32::MAX]);
+    let opcode = match random.pick(&[known, known, known, known, 4096, u32::MAX]) {
+        // This one would fill the disk.
+        43 => 44,
+        opcode => opcode,
+    };
     let honest = u32::try_from(IN_HEADER + body.len()).unwrap();
     let header = InHeader {
         len: random.pick(&[honest, honest, honest, 0, 40, 0x0010_1000, u32::MAX]),

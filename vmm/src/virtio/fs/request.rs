@@ -7,7 +7,6 @@
 //! larger than a request of the negotiated size can be.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader};
 use fuse_backend_rs::api::filesystem::FileSystem;
@@ -36,9 +35,6 @@ pub(super) enum RequestError {
     /// The chain could not be handed to the server.
     #[error("cannot read the request: {0}")]
     Transport(#[from] fuse_backend_rs::transport::Error),
-    /// The server panicked, whose state may be broken now.
-    #[error("the file server has failed on a request with opcode {0}")]
-    Panicked(u32),
     /// The other threads cannot be woken.
     #[error("cannot wake another thread: {0}")]
     Kick(io::Error),
@@ -75,11 +71,7 @@ pub(super) fn serve<F: FileSystem + Sync>(
     let copy = shadow.copy(chain)?;
     let reader = Reader::from_descriptor_chain(memory, copy.clone())?;
     let writer = VirtioFsWriter::new(memory, copy)?;
-    let answer = catch_unwind(AssertUnwindSafe(|| {
-        server.handle_message(reader, writer.into(), None, None)
-    }))
-    .map_err(|_| RequestError::Panicked(header.opcode))?;
-    match answer {
+    match server.handle_message(reader, writer.into(), None, None) {
         // The server does not count its answer to this one.
         Ok(0) if header.opcode == Opcode::Destroy as u32 => Ok(OUT_HEADER_LEN),
         Ok(written) => Ok(u32::try_from(written).unwrap_or(u32::MAX)),

@@ -208,10 +208,14 @@ impl<T: AsFd> Path<'_, T> {
                 self.send()
             }
             _ => {
+                // Told whether asked for or not, so it must not be left at that.
+                if set.intersects(EventSet::ERROR | EventSet::HANG_UP) {
+                    return self.lose_tap(&io::ErrorKind::NotConnected.into());
+                }
                 if set.contains(EventSet::OUT) {
                     self.send()?;
                 }
-                if set.intersects(EventSet::IN | EventSet::ERROR | EventSet::HANG_UP) {
+                if set.contains(EventSet::IN) {
                     self.receive()?;
                 }
                 Ok(())
@@ -271,8 +275,10 @@ impl<T: AsFd> Path<'_, T> {
 
     /// The interface was deleted on the host: what is sent from now on is lost.
     fn lose_tap(&mut self, error: &io::Error) -> Result<(), PathError> {
+        if std::mem::replace(&mut self.gone, true) {
+            return Ok(());
+        }
         log::warn!("net: the tap is gone: {error}");
-        self.gone = true;
         self.epoll
             .ctl(
                 ControlOperation::Delete,

@@ -497,6 +497,22 @@ fn after_a_reset_amid_traffic_nothing_is_touched_and_the_device_works_again() {
 }
 
 #[test]
+fn when_the_tap_goes_the_guests_frames_are_lost_and_its_buffers_are_not() {
+    let mut device = Device::spawn();
+    device.activate();
+    device.far = std::fs::File::open("/dev/null").unwrap();
+    for _ in 0..300 {
+        let buffer = device.transmit.buffer(&frame(100));
+        device.transmit.offer(&[Desc::readable(buffer)]);
+        eventually("the buffer comes back", || {
+            !device.transmit.used().is_empty()
+        });
+    }
+    assert!(!device.transmit.interrupt().has_failed());
+    device.worker.reset();
+}
+
+#[test]
 fn a_driver_that_breaks_the_rules_is_told_to_reset_and_gets_a_new_chance() {
     let mut device = Device::spawn();
     device.activate();
