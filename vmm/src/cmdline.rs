@@ -5,10 +5,14 @@ use std::fmt::Write;
 use crate::virtio::mmio;
 
 /// What every pod's kernel is told, each with its reason.
-const ALWAYS: [&str; 8] = [
+const ALWAYS: [&str; 10] = [
     // Nothing is behind /dev/console; errors reach the early console.
     "console=ttynull",
     "earlyprintk=serial,0x3f8,115200,keep",
+    // All that the agent logs is kept, however much at once.
+    "printk.devkmsg=on",
+    // Data of a processor takes the pages it needs rather than a large one.
+    "percpu_alloc=page",
     // A panic ends the machine at once, by the keyboard controller's reset.
     "panic=-1",
     "reboot=k",
