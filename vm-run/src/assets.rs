@@ -17,46 +17,39 @@ struct Asset {
     what: &'static str,
     option: Option<&'static str>,
     variable: &'static str,
-    /// Relative to the directory of this program, or absolute.
+    /// Relative to the directory of this program.
     places: &'static [&'static str],
 }
 
-// An installation has the program in bin/ beside guest/, or everything below
-// /usr/lib/nacre; a checkout has it in target/TRIPLE/release/ and target/guest/.
+// An installation has this program in bin/ and everything else in lib/nacre/
+// beside it; a checkout has the programs in target/TRIPLE/release/ and the rest
+// in target/guest/.
 
 const MONITOR: Asset = Asset {
     what: "monitor",
     option: None,
     variable: "NACRE_VMM",
-    places: &["nacre-vmm", "/usr/lib/nacre/nacre-vmm"],
+    places: &["nacre-vmm", "../lib/nacre/nacre-vmm"],
 };
 
 const KERNEL: Asset = Asset {
     what: "guest kernel",
     option: Some("--kernel"),
     variable: "NACRE_KERNEL",
-    places: &[
-        "../guest/vmlinux",
-        "../../guest/vmlinux",
-        "/usr/lib/nacre/vmlinux",
-    ],
+    places: &["../lib/nacre/vmlinux", "../../guest/vmlinux"],
 };
 
 const INITRAMFS: Asset = Asset {
     what: "initramfs",
     option: Some("--initramfs"),
     variable: "NACRE_INITRAMFS",
-    places: &[
-        "../guest/initramfs.cpio",
-        "../../guest/initramfs.cpio",
-        "/usr/lib/nacre/initramfs.cpio",
-    ],
+    places: &["../lib/nacre/initramfs.cpio", "../../guest/initramfs.cpio"],
 };
 
 /// A file that was found nowhere.
 #[derive(Debug, Error)]
 #[error(
-    "no {what} found: looked for {} ({}{variable} names another; `make` builds it)",
+    "no {what} found: looked for {} ({}{variable} names another; `make build` makes it)",
     list(places),
     option.map(|option| format!("{option} or ")).unwrap_or_default()
 )]
@@ -194,7 +187,7 @@ mod tests {
         assert_eq!(
             error,
             "no thing found: looked for /no/bin/../a/thing, /no/bin/../b/thing (--thing or \
-             NACRE_THING names another; `make` builds it)"
+             NACRE_THING names another; `make build` makes it)"
         );
     }
 }
