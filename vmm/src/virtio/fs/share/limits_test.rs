@@ -3,7 +3,8 @@
 use std::ffi::CString;
 use std::fs;
 
-use fuse_backend_rs::api::filesystem::SetattrValid;
+use fuse_backend_rs::abi::fuse_abi::CreateIn;
+use fuse_backend_rs::api::filesystem::{Context, FileSystem, SetattrValid};
 
 use super::inodes::ROOT;
 use super::*;
