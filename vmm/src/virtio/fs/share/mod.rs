@@ -4,8 +4,8 @@
 //! The library's own file system on a directory (`PassthroughFs`) is not used:
 //! it remembers every file it ever saw, needs CAP_DAC_READ_SEARCH on the host to
 //! make hard links, shows files of two mounts under one device number, and
-//! makes files with the rights of their owner rather than of the process that
-//! asks.
+//! makes a user's files with no more rights than the host knows of, where the
+//! guest may have given more (a group, an ACL, a capability).
 //!
 //! A request can be wrong or hostile in any way. What it names is looked up in
 //! [`inodes`] and [`handles`]; a name is one component, never `.` or `..`, so
