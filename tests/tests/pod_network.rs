@@ -6,106 +6,27 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nacre_pod::network::{Network, NetworkError, Nic};
 use nacre_protocol::agent::{Interface, Neighbour, Route};
+use nacre_tests::netns::{Namespace, add_veth, sh, veth_pair};
 
 /// Length of the virtio-net header that precedes each frame of a tap.
 const HEADER_LEN: usize = 12;
 
-/// A network namespace that is deleted when the test is over.
-struct Namespace(String);
-
-impl Namespace {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nacre-test-{}-{number}", std::process::id());
-        sh(&format!("ip netns add {name}"));
-        Self(name)
-    }
-
-    fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.0)
-    }
-
-    /// Runs a shell script inside and returns what it prints.
-    fn sh(&self, script: &str) -> String {
-        sh(&format!("ip netns exec {} sh -euc '{script}'", self.0))
-    }
-
-    /// All that `ip` and `tc` know of it.
-    fn state(&self) -> String {
-        self.sh(
-            "ip -details link; ip address; ip route show table all; ip -6 route show table all
-             ip neighbour; tc qdisc
-             for path in /sys/class/net/*; do tc filter show dev ${path##*/} ingress; done",
-        )
-    }
-
-    /// A process that was just forked by another test may have the descriptor of
-    /// a tap a moment longer.
-    fn wait_until_taps_are_gone(&self) {
-        self.sh(r#"while ip -oneline link | grep -q ": nacre"; do sleep 0.01; done"#);
-    }
-
-    fn attach(&self) -> Result<(Network, Vec<Nic>), NetworkError> {
-        Network::attach(&self.path())
-    }
-
-    fn attach_one(&self) -> (Network, Nic) {
-        let (network, mut nics) = self.attach().unwrap();
-        assert_eq!(nics.len(), 1);
-        (network, nics.remove(0))
-    }
-
-    fn refusal(&self) -> String {
-        self.attach().unwrap_err().to_string()
-    }
+fn attach(namespace: &Namespace) -> Result<(Network, Vec<Nic>), NetworkError> {
+    Network::attach(&namespace.path())
 }
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        sh(&format!("ip netns del {}", self.0));
-    }
+fn attach_one(namespace: &Namespace) -> (Network, Nic) {
+    let (network, mut nics) = attach(namespace).unwrap();
+    assert_eq!(nics.len(), 1);
+    (network, nics.remove(0))
 }
 
-fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-euc", script]).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{script}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A pod's namespace with `eth0`, and another one with its peer `out`; both are
-/// up and neither has an IPv6 stack, which speaks unasked.
-fn veth_pair() -> (Namespace, Namespace) {
-    let (pod, outside) = (Namespace::new(), Namespace::new());
-    for namespace in [&pod, &outside] {
-        namespace.sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
-    }
-    add_veth(&pod, "eth0", &outside, "out");
-    (pod, outside)
-}
-
-fn add_veth(pod: &Namespace, name: &str, outside: &Namespace, peer: &str) {
-    outside.sh(&format!(
-        "ip link add {peer} type veth peer name {name} netns {}
-         ip link set {peer} up",
-        pod.0
-    ));
-    // The kernel takes a moment to notice that the other end is up.
-    pod.sh(&format!(
-        "ip link set {name} up
-         until grep -q up /sys/class/net/{name}/operstate; do sleep 0.01; done"
-    ));
+fn refusal(namespace: &Namespace) -> String {
+    attach(namespace).unwrap_err().to_string()
 }
 
 /// A monitor's view of a tap.
@@ -175,7 +96,7 @@ fn the_guest_gets_addresses_routes_and_neighbours_exactly() {
          ip neighbour add 10.10.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent
          ip -6 neighbour add fd00:a::1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent
          ip neighbour add 10.10.0.2 lladdr 02:00:00:00:00:02 dev eth0 nud reachable");
-    let (_network, nic) = pod.attach_one();
+    let (_network, nic) = attach_one(&pod);
 
     let mut interface = nic.interface;
     assert_eq!(nic.config.mac, [0x0a, 0x58, 0x0a, 0x0a, 0, 5]);
@@ -260,8 +181,8 @@ fn the_guest_gets_addresses_routes_and_neighbours_exactly() {
 #[test]
 fn frames_pass_unchanged_both_ways() {
     let (left, right) = veth_pair();
-    let (_left, left) = left.attach_one();
-    let (_right, right) = right.attach_one();
+    let (_left, left) = attach_one(&left);
+    let (_right, right) = attach_one(&right);
     let (mut left, mut right) = (Tap::new(left.fds.tap), Tap::new(right.fds.tap));
 
     let vlan = [&[0xff; 6][..], &[2; 6], &[0x81, 0, 0, 42, 8, 0], &[7; 60]].concat();
@@ -290,7 +211,7 @@ fn the_namespaces_own_stack_neither_hears_nor_speaks() {
     let neighbour = "ip -oneline neighbour show 10.0.0.2";
     // A packet to the discard port: that its sender needs the MAC is enough.
     let ask = || {
-        let name = &outside.0;
+        let name = &outside.name();
         sh(&format!(
             "ip netns exec {name} bash -c 'echo x > /dev/udp/10.0.0.2/9'"
         ));
@@ -300,7 +221,7 @@ fn the_namespaces_own_stack_neither_hears_nor_speaks() {
         "until {neighbour} | grep -q lladdr; do sleep 0.01; done; ip neighbour flush all"
     ));
 
-    let (network, nic) = pod.attach_one();
+    let (network, nic) = attach_one(&pod);
     let mut tap = Tap::new(nic.fds.tap);
     let silence = tap.receive_within(Duration::from_secs(2));
     assert_eq!(silence, None, "nothing comes from the namespace itself");
@@ -334,13 +255,13 @@ fn closing_leaves_the_namespace_as_it_was() {
     pod.sh("ip address add 10.0.0.2/24 dev eth0; ip route add default via 10.0.0.1");
     let before = pod.state();
     for _ in 0..2 {
-        let (network, nic) = pod.attach_one();
+        let (network, nic) = attach_one(&pod);
         assert_ne!(pod.state(), before);
         network.close().unwrap();
         assert_eq!(pod.state(), before, "though the monitor still has the tap");
         drop(nic);
 
-        let (network, _nic) = pod.attach_one();
+        let (network, _nic) = attach_one(&pod);
         drop(network);
         assert_eq!(pod.state(), before);
     }
@@ -351,15 +272,15 @@ fn what_a_killed_front_door_left_is_replaced_and_goes_with_the_next() {
     let (left, right) = veth_pair();
     let before = left.state();
     for _ in 0..2 {
-        let (network, nic) = left.attach_one();
+        let (network, nic) = attach_one(&left);
         // As after SIGKILL: nobody closes the network, and the tap goes with its descriptor.
         std::mem::forget(network);
         drop(nic);
         left.wait_until_taps_are_gone();
         assert!(left.state().contains("mirred"), "{}", left.state());
     }
-    let (network, nic) = left.attach_one();
-    let (_right, right) = right.attach_one();
+    let (network, nic) = attach_one(&left);
+    let (_right, right) = attach_one(&right);
     let (mut tap, mut peer) = (Tap::new(nic.fds.tap), Tap::new(right.fds.tap));
     peer.send(&frame(&[1; 60]));
     assert_eq!(tap.receive(), Some(frame(&[1; 60])));
@@ -375,11 +296,11 @@ fn a_hook_of_somebody_else_is_shared_and_stays() {
          tc filter add dev eth0 ingress u32 match u8 0xee 0xff at -8 \
             action mirred egress redirect dev lo");
     let before = left.state();
-    let (killed, nic) = left.attach_one();
+    let (killed, nic) = attach_one(&left);
     std::mem::forget(killed);
     drop(nic);
-    let (network, nic) = left.attach_one();
-    let (_right, right) = right.attach_one();
+    let (network, nic) = attach_one(&left);
+    let (_right, right) = attach_one(&right);
     let (mut tap, mut peer) = (Tap::new(nic.fds.tap), Tap::new(right.fds.tap));
     let mut forbidden = frame(&[1; 60]);
     forbidden[6] = 0xee;
@@ -396,13 +317,13 @@ fn every_interface_gets_a_tap_of_its_own() {
     add_veth(&pod, "net1", &outside, "out1");
     pod.sh("ip link add net2 type veth peer name unused
          ip address add 10.1.0.2/24 dev net1; ip link set net1 mtu 9000");
-    let (_network, nics) = pod.attach().unwrap();
+    let (_network, nics) = attach(&pod).unwrap();
     let names: Vec<_> = nics.iter().map(|nic| nic.interface.name.as_str()).collect();
     assert_eq!(names, ["eth0", "net1"], "and not those that are down");
     assert_eq!(nics[1].interface.addresses, ["10.1.0.2/24"]);
     assert_eq!(nics[1].config.mtu, 9000);
 
-    let (_outside, outsides) = outside.attach().unwrap();
+    let (_outside, outsides) = attach(&outside).unwrap();
     let mut taps: Vec<_> = nics.into_iter().map(|nic| Tap::new(nic.fds.tap)).collect();
     for (number, out) in (1..).zip(outsides) {
         Tap::new(out.fds.tap).send(&frame(&[number; 50]));
@@ -416,7 +337,7 @@ fn ipv6_alone_is_enough() {
     let (pod, outside) = (Namespace::new(), Namespace::new());
     add_veth(&pod, "eth0", &outside, "out");
     pod.sh("ip address add 2001:db8::2/64 dev eth0; ip -6 route add default via 2001:db8::1");
-    let (_network, nic) = pod.attach_one();
+    let (_network, nic) = attach_one(&pod);
     assert_eq!(nic.interface.addresses, ["2001:db8::2/64"]);
     let destinations = nic.interface.routes.iter().map(|route| &route.destination);
     assert_eq!(destinations.collect::<Vec<_>>(), ["::/0"]);
@@ -426,7 +347,7 @@ fn ipv6_alone_is_enough() {
 fn an_interface_without_addresses_is_taken_as_it_is() {
     let (pod, _outside) = veth_pair();
     pod.sh("ip link set eth0 mtu 600");
-    let (_network, nic) = pod.attach_one();
+    let (_network, nic) = attach_one(&pod);
     assert_eq!(nic.config.mtu, 600);
     assert_eq!(nic.interface.addresses, [""; 0]);
     assert_eq!(nic.interface.routes, []);
@@ -435,24 +356,24 @@ fn an_interface_without_addresses_is_taken_as_it_is() {
 #[test]
 fn a_namespace_serves_one_pod_at_a_time() {
     let (pod, _outside) = veth_pair();
-    let (network, nics) = pod.attach().unwrap();
+    let (network, nics) = attach(&pod).unwrap();
     let wired = pod.state();
     assert_eq!(
-        pod.refusal(),
+        refusal(&pod),
         "network interface eth0 already belongs to a running pod"
     );
     assert_eq!(pod.state(), wired, "the running pod does not notice");
     drop((network, nics));
-    pod.attach().unwrap();
+    attach(&pod).unwrap();
 }
 
 #[test]
 fn a_namespace_without_an_interface_is_named() {
     let pod = Namespace::new();
     let expected = format!("no network interface in {}: ", pod.path().display());
-    assert!(pod.refusal().starts_with(&expected), "{}", pod.refusal());
+    assert!(refusal(&pod).starts_with(&expected), "{}", refusal(&pod));
     pod.sh("ip link set lo up; ip link add eth0 type veth peer name eth1");
-    assert!(pod.refusal().starts_with(&expected), "{}", pod.refusal());
+    assert!(refusal(&pod).starts_with(&expected), "{}", refusal(&pod));
 }
 
 #[test]
@@ -463,7 +384,7 @@ fn a_failure_half_way_undoes_the_first_half() {
     // The second interface's tap cannot be made: its name is taken by another tap.
     pod.sh(&format!("ip tuntap add nacre{} mode tap", index.trim()));
     let before = pod.state();
-    let refusal = pod.refusal();
+    let refusal = refusal(&pod);
     assert!(refusal.contains("net1"), "{refusal}");
     assert_eq!(pod.state(), before);
 }
@@ -507,11 +428,11 @@ fn what_a_guest_cannot_have_is_refused_by_name() {
     pod.sh("ip address add 10.0.0.2/24 dev eth0");
     for (setting, expected, undo) in cases {
         pod.sh(setting);
-        let refusal = pod.refusal();
+        let refusal = refusal(&pod);
         assert!(refusal.contains(expected), "{setting}: {refusal}");
         pod.sh(undo);
     }
-    pod.attach().unwrap();
+    attach(&pod).unwrap();
 }
 
 #[test]
@@ -519,7 +440,7 @@ fn two_interfaces_with_one_mac_are_refused() {
     let (pod, outside) = veth_pair();
     add_veth(&pod, "net1", &outside, "out1");
     pod.sh("ip link set net1 address $(cat /sys/class/net/eth0/address)");
-    assert!(pod.refusal().contains("eth0 and net1"), "{}", pod.refusal());
+    assert!(refusal(&pod).contains("eth0 and net1"), "{}", refusal(&pod));
 }
 
 #[test]
@@ -547,7 +468,7 @@ fn the_rest_of_the_process_stays_where_it_is() {
     let (pod, _outside) = veth_pair();
     let here = || fs::read_link("/proc/thread-self/ns/net").unwrap();
     let (before, threads) = (here(), fs::read_dir("/proc/self/task").unwrap().count());
-    let (network, _nic) = pod.attach().unwrap();
+    let (network, _nic) = attach(&pod).unwrap();
     assert_eq!(here(), before);
     network.close().unwrap();
     // Other tests' threads come and go; the short-lived one must not pile up.
@@ -557,14 +478,14 @@ fn the_rest_of_the_process_stays_where_it_is() {
 #[test]
 fn closing_after_the_interface_is_gone_is_fine() {
     let (pod, _outside) = veth_pair();
-    let (network, nic) = pod.attach().unwrap();
+    let (network, nic) = attach(&pod).unwrap();
     pod.sh("ip link del eth0");
     network.close().unwrap();
     drop(nic);
 
     let (pod, _outside) = veth_pair();
-    let (network, _nic) = pod.attach().unwrap();
-    sh(&format!("ip netns del {}", pod.0));
+    let (network, _nic) = attach(&pod).unwrap();
+    sh(&format!("ip netns del {}", pod.name()));
     network.close().unwrap();
-    sh(&format!("ip netns add {}", pod.0));
+    sh(&format!("ip netns add {}", pod.name()));
 }
