@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Longest line: a pipe takes it whole or not at all (PIPE_BUF is 4096).
@@ -28,11 +28,18 @@ pub fn install() {
 }
 
 impl Log for Logger {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // What libraries tell beside that is of no use to who runs a pod.
+        let target = metadata.target();
+        metadata.level() <= Level::Warn
+            || target.starts_with("nacre")
+            || target == crate::console::LOG_TARGET
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let is_console = record.target() == crate::console::LOG_TARGET;
         if !is_console && self.lines.fetch_add(1, Ordering::Relaxed) >= MAX_LINES {
             return;
