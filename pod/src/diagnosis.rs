@@ -66,6 +66,9 @@ pub enum Cause {
          (a slow machine needs a longer boot timeout)", .0.as_secs()
     )]
     NoAgent(Duration),
+    /// The agent came, and answers no call.
+    #[error("the agent in the guest has come up, but does not answer")]
+    AgentSilent,
     /// The agent was there and is gone.
     #[error("the agent in the guest has died")]
     AgentDied,
@@ -146,6 +149,7 @@ impl Evidence {
             (_, Some(end)) if self.kernel_entered => Cause::MonitorEnded(end.to_string()),
             (_, Some(end)) => Cause::MonitorEndedEarly(end.to_string()),
             (_, None) if self.agent_gone => Cause::AgentDied,
+            (_, None) if self.agent_ready => Cause::AgentSilent,
             (_, None) => {
                 let waited = self.waited.unwrap_or_default();
                 if self.kernel_entered {

@@ -97,6 +97,11 @@ fn an_agent_that_is_gone_is_told_from_one_that_never_came() {
         e.agent_gone = true;
     });
     assert_eq!(died, Cause::AgentDied);
+    let silent = cause(|e| {
+        e.kernel_entered = true;
+        e.agent_ready = true;
+    });
+    assert_eq!(silent, Cause::AgentSilent);
     let reset = cause(|e| {
         e.agent_ready = true;
         e.reason = Some(ExitReason::GuestReset);

@@ -205,7 +205,7 @@ impl Run<'_> {
             None => format!("the guest has {} MiB", self.shape.memory_mib),
         };
         logger::say(&format!(
-            "the container ran out of memory: its kernel killed a process ({limit})"
+            "the container ran out of memory: the guest's kernel killed a process of it ({limit})"
         ));
     }
 
