@@ -169,7 +169,7 @@ impl Driver {
         let event = EpollEvent::new(EventSet::IN, 0);
         epoll.ctl(ControlOperation::Add, irqfd, event).unwrap();
         let mut events = [EpollEvent::default()];
-        let count = epoll.wait(10_000, &mut events).unwrap();
+        let count = epoll.wait(60_000, &mut events).unwrap();
         assert_eq!(count, 1, "no interrupt comes");
         self.interrupts();
     }
