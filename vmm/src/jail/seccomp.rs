@@ -115,67 +115,42 @@ const VSOCK: &[c_long] = &[
 const FS: &[c_long] = &[
     libc::SYS_capget,
     libc::SYS_capset,
-    libc::SYS_copy_file_range,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
     libc::SYS_fallocate,
-    libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fdatasync,
-    libc::SYS_fgetxattr,
-    libc::SYS_flistxattr,
-    libc::SYS_flock,
-    libc::SYS_fremovexattr,
-    libc::SYS_fsetxattr,
-    libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
     libc::SYS_getdents64,
     libc::SYS_getegid,
     libc::SYS_geteuid,
-    libc::SYS_gettid,
     libc::SYS_getxattr,
-    libc::SYS_lgetxattr,
     libc::SYS_linkat,
     libc::SYS_listxattr,
-    libc::SYS_llistxattr,
-    libc::SYS_lremovexattr,
     libc::SYS_lseek,
-    libc::SYS_lsetxattr,
     libc::SYS_mkdirat,
     libc::SYS_mknodat,
-    libc::SYS_newfstatat,
     libc::SYS_openat,
-    libc::SYS_openat2,
     libc::SYS_pread64,
     libc::SYS_preadv,
-    libc::SYS_preadv2,
     libc::SYS_pwrite64,
     libc::SYS_pwritev,
-    libc::SYS_pwritev2,
     libc::SYS_readlinkat,
-    libc::SYS_readv,
     libc::SYS_removexattr,
     libc::SYS_renameat2,
     libc::SYS_setresgid,
     libc::SYS_setresuid,
     libc::SYS_setxattr,
-    libc::SYS_statfs,
     libc::SYS_statx,
     libc::SYS_symlinkat,
-    libc::SYS_sync_file_range,
-    libc::SYS_syncfs,
     libc::SYS_umask,
     libc::SYS_unlinkat,
     libc::SYS_utimensat,
-    libc::SYS_writev,
 ];
 
 /// Frames between the guest and a tap that is already there.
@@ -265,10 +240,6 @@ fn program(kind: ThreadKind) -> Result<BpfProgram, SeccompError> {
     let ioctls = kind.ioctls();
     if !ioctls.is_empty() {
         rules.insert(libc::SYS_ioctl, any_of(1, ioctls)?);
-    }
-    if kind == ThreadKind::Fs {
-        // Each thread of the file server gets an umask and a working directory of its own.
-        rules.insert(libc::SYS_unshare, any_of(0, [libc::CLONE_FS as u64])?);
     }
     if kind == ThreadKind::Vsock {
         let unix = libc::AF_UNIX as u64;
