@@ -48,10 +48,12 @@ impl Guest {
             .expect("a directory");
         let rootfs = directory.path().join("share/rootfs");
         make_rootfs(&rootfs);
-        let process = server::command(directory.path()).spawn().expect("unshare");
+        let mut process = server::command(directory.path()).spawn().expect("unshare");
         let started = Instant::now();
         while !directory.path().join("ready").exists() {
             assert!(started.elapsed() < DEADLINE, "the guest does not start");
+            let ended = process.try_wait().expect("its status");
+            assert!(ended.is_none(), "the guest cannot start: {ended:?}");
             sleep(Duration::from_millis(2));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

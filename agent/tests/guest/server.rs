@@ -81,7 +81,9 @@ fn prepare(directory: &Path) {
 
 /// Makes the cgroup of this guest the root of the hierarchy that it sees.
 fn enter_cgroup(name: &str) {
-    mount("cgroup2", CGROUPS, "cgroup2", MountFlags::empty(), c"").expect("cgroup v2");
+    if !Path::new(CGROUPS).join("cgroup.procs").exists() {
+        mount("cgroup2", CGROUPS, "cgroup2", MountFlags::empty(), c"").expect("cgroup v2");
+    }
     enable_controllers(Path::new(CGROUPS));
     let root = Path::new(CGROUPS).join(name);
     fs::create_dir(&root).expect("a cgroup");
