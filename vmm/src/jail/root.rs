@@ -1,5 +1,5 @@
 //! The monitor's root: an empty, read-only tmpfs with the share and a procfs of
-//! its own PID namespace, which `fuse-backend-rs` reopens descriptors through.
+//! its own PID namespace, through which the file server opens again what it holds.
 //! `subset=pid` leaves the host's `/proc/sys` and all other controls out of it.
 
 use std::fs::create_dir;
