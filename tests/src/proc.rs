@@ -1,0 +1,98 @@
+//! What `/proc` of the host says of processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Identifiers of all processes whose program has this name.
+#[must_use]
+pub fn named(name: &str) -> Vec<u32> {
+    all()
+        .into_iter()
+        .filter(|pid| {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+            comm.is_ok_and(|comm| comm.trim_end() == name) && !is_zombie_or_gone(*pid)
+        })
+        .collect()
+}
+
+/// Identifiers of all processes.
+#[must_use]
+pub fn all() -> Vec<u32> {
+    names(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect()
+}
+
+fn is_zombie_or_gone(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .map_or(true, |status| field(&status, "State").starts_with('Z'))
+}
+
+/// Names of what is in a directory, in order; none when there is no directory.
+#[must_use]
+pub fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The value of `NAME:` in a status file, without white space around it; empty
+/// when there is no such line.
+#[must_use]
+pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map_or("", str::trim)
+}
+
+/// Anonymous memory of a process in KiB: what is its own and not the guest's.
+///
+/// # Panics
+/// When it has ended.
+#[must_use]
+pub fn anonymous_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    kib(field(&status, "RssAnon"))
+}
+
+/// Memory that the host could give away, in KiB.
+///
+/// # Panics
+/// Never on Linux.
+#[must_use]
+pub fn available_kib() -> u64 {
+    kib(field(
+        &fs::read_to_string("/proc/meminfo").unwrap(),
+        "MemAvailable",
+    ))
+}
+
+/// The number in a value such as `512 kB`.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn kib(value: &str) -> u64 {
+    value
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap_or_else(|_| panic!("{value:?} is no size"))
+}
+
+/// What the descriptors of a process are, in the order of their numbers.
+#[must_use]
+pub fn descriptors(pid: u32) -> Vec<(u32, PathBuf)> {
+    let dir = PathBuf::from(format!("/proc/{pid}/fd"));
+    let mut descriptors: Vec<(u32, PathBuf)> = names(&dir)
+        .into_iter()
+        .filter_map(|name| Some((name.parse().ok()?, fs::read_link(dir.join(&name)).ok()?)))
+        .collect();
+    descriptors.sort();
+    descriptors
+}
