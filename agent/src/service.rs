@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use nacre_protocol::agent::{
@@ -81,10 +82,10 @@ impl Service {
     /// containers killed.
     pub async fn shut_down(mut self) {
         self.agent.shut_down.notified().await;
-        self.agent.kill_all().await;
-        // Lets the reply out before the connections go.
+        // The reply is on its way only after the call that has asked returned.
+        tokio::time::sleep(REPLYING).await;
         self.server.stop_listen().await;
-        self.server.disconnect().await;
+        self.agent.kill_all().await;
     }
 }
 
@@ -124,8 +125,11 @@ impl AgentService {
     }
 }
 
+/// How long the reply to a shutdown may take to leave the guest.
+const REPLYING: Duration = Duration::from_millis(10);
+
 /// How long a killed container may take to end when the guest goes down.
-const KILLING: std::time::Duration = std::time::Duration::from_secs(2);
+const KILLING: Duration = Duration::from_secs(2);
 
 /// Runs what must not stop half-way when the host gives up waiting for it.
 async fn to_the_end<T: Send + 'static>(

@@ -2,6 +2,7 @@
 //!
 //! Every step here is waited for by the first container, so there are few.
 
+pub(crate) mod limits;
 mod mounts;
 mod power;
 mod root;
@@ -27,10 +28,12 @@ pub fn run() -> Result<(), Error> {
     mounts::early()?;
     stdio::to_null()?;
     log::to_kernel().doing("cannot open /dev/kmsg")?;
+    std::panic::set_hook(Box::new(|panic| ::log::error!("{panic}")));
     root::make_movable()?;
     mounts::rest()?;
     root::seal()?;
     protect_from_oom()?;
+    limits::lift()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -25,6 +25,7 @@ use super::id::ContainerId;
 use super::report::{BuildRequest, Failure, Report, receive, send};
 use super::spec::{self, Prepared};
 use super::{devices, home, paths, terminal, workdir};
+use crate::boot::limits;
 
 /// Builds the container that is asked for on the socket `control` and reports
 /// there. The caller ends the process afterwards.
@@ -75,6 +76,7 @@ fn build(request: &BuildRequest) -> Result<Built, Failure> {
     let id = ContainerId::parse(&request.id).map_err(Failure::invalid)?;
     let bundle = paths::bundle(&id);
     reset_oom_score().map_err(Failure::internal)?;
+    limits::for_container().map_err(Failure::internal)?;
     let prepared = read_spec(&bundle, &id)?;
     check_terminal(request, &prepared.spec)?;
     check_shared(&prepared.shared)?;

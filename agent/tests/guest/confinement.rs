@@ -161,7 +161,7 @@ fn mounts(guest: &Guest) {
     spec["root"]["readonly"] = json!(true);
     let mounts = spec["mounts"].as_array_mut().unwrap();
     for (source, destination, options) in [
-        ("volume", "/data", json!(["rbind", "rw"])),
+        ("volume", "/data", json!(["rbind", "rprivate", "rw"])),
         ("volume", "/ro", json!(["rbind", "ro"])),
         ("single", "/etc/single", json!(["bind", "ro"])),
     ] {
