@@ -1,8 +1,9 @@
 //! Network namespaces for tests, made with `ip`.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::sh;
 
 /// A network namespace that is deleted when the test is over.
 #[derive(Debug)]
@@ -65,21 +66,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         sh(&format!("ip netns del {}", self.name));
     }
-}
-
-/// Runs a shell script, which must succeed, and returns what it prints.
-///
-/// # Panics
-/// With its errors when it fails.
-pub fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-euc", script]).output();
-    let output = output.unwrap_or_else(|error| panic!("sh: {error}"));
-    assert!(
-        output.status.success(),
-        "{script}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A pod's namespace with `eth0`, and another one with its peer `out`; both are

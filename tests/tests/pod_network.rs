@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use nacre_pod::network::{Network, NetworkError, Nic};
 use nacre_protocol::agent::{Interface, Neighbour, Route};
-use nacre_tests::netns::{Namespace, add_veth, sh, veth_pair};
+use nacre_tests::netns::{Namespace, add_veth, veth_pair};
+use nacre_tests::sh;
 
 /// Length of the virtio-net header that precedes each frame of a tap.
 const HEADER_LEN: usize = 12;
