@@ -131,6 +131,12 @@ impl EventLoop {
         self.turn().unwrap();
     }
 
+    /// Nothing has happened that the loop would look at.
+    #[cfg(test)]
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.muxer.epoll().wait(0, &mut self.events).unwrap() == 0
+    }
+
     /// Chains that were taken and not given back, RX and TX.
     #[cfg(test)]
     pub(super) fn chains_held(&self) -> [u16; 2] {
@@ -188,15 +194,13 @@ impl EventLoop {
     fn activate(&mut self, active: ActiveDevice) {
         let interrupt = Arc::clone(&active.interrupt);
         match self.take_queues(active) {
-            Ok(active) => {
-                self.state = State::Active(Box::new(active));
-                self.take_requests();
-            }
+            Ok(active) => self.state = State::Active(Box::new(active)),
             Err(error) => {
                 interrupt.fail_device(&error);
-                self.deactivate(State::Failed);
+                self.state = State::Failed;
             }
         }
+        self.take_requests();
     }
 
     fn take_queues(&self, mut active: ActiveDevice) -> Result<Active, ActivateError> {
@@ -256,7 +260,6 @@ impl EventLoop {
             Err(error) => {
                 active.interrupt.fail_device(&error);
                 self.deactivate(State::Failed);
-                self.take_requests();
             }
         }
     }

@@ -233,6 +233,38 @@ fn a_flood_of_connections_leaves_one_a_port() {
     assert!(hosts.len() <= 5000 / 7 + 1);
 }
 
+#[test]
+fn connections_that_come_and_go_without_rx_buffers_leave_nothing_behind() {
+    let mut bench = Bench::inactive();
+    bench.activate();
+    for port in 0..2000 {
+        let mut guest = GuestSocket::new(port, OPEN_PORT);
+        bench.send(&mut guest, Op::Request, &[]);
+        bench.poll();
+        assert_eq!(bench.connections(), 1);
+        bench.send(&mut guest, Op::Reset, &[]);
+        bench.poll();
+        assert_eq!(bench.event_loop.muxer().waiting_connections(), 0);
+    }
+    assert_eq!(bench.connections(), 0);
+    assert_eq!(bench.event_loop.muxer().waiting_resets(), 0);
+}
+
+#[test]
+fn a_guest_that_asks_again_and_again_without_rx_buffers_waits_once() {
+    let mut bench = Bench::inactive();
+    bench.driver.refill = false;
+    bench.driver.offer(&[RX_LEN]);
+    bench.activate();
+    let (mut guest, mut host) = bench.host_connection(1025);
+    host.write_all(b"for later").unwrap();
+    for _ in 0..2000 {
+        bench.send(&mut guest, Op::CreditRequest, &[]);
+        bench.turn();
+        assert_eq!(bench.event_loop.muxer().waiting_connections(), 1);
+    }
+}
+
 /// A chain for the TX queue and one for the RX queue.
 type Chains = (Vec<Desc>, Vec<Desc>);
 
@@ -530,6 +562,7 @@ fn junk(seed: u64, steps: usize, lies: u64) {
         let connections = bench.connections();
         let muxer = bench.event_loop.muxer();
         assert!(connections <= MAX_CONNECTIONS);
+        assert!(muxer.waiting_connections() <= connections);
         assert!(muxer.waiting_resets() <= MAX_REPLIES + MAX_CONNECTIONS);
         assert!(muxer.buffer_capacity() <= connections * BUF_ALLOC as usize);
         assert!(lies > 0 || !bench.driver.has_failed());

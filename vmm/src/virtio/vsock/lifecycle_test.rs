@@ -406,6 +406,30 @@ fn a_reset_of_the_devices_thread_returns_when_it_is_done() {
 }
 
 #[test]
+fn a_driver_without_the_queues_gets_no_device_and_lets_nobody_wait() {
+    let mut bench = Bench::inactive();
+    let mut host = bench.request(1024);
+    let mut active = bench.driver.active_device();
+    active.queues[1] = None;
+    bench.worker.activate(active).unwrap();
+    bench.poll();
+    assert!(bench.driver.has_failed());
+    assert_eq!(read_available(&mut host), (vec![], true));
+}
+
+#[test]
+fn a_device_that_is_reset_is_not_woken_by_kicks() {
+    let mut bench = Bench::new();
+    bench.poll();
+    bench.reset();
+    bench.driver.kick_always();
+    assert!(bench.event_loop.is_idle());
+    bench.activate();
+    bench.driver.kick_always();
+    assert!(!bench.event_loop.is_idle());
+}
+
+#[test]
 fn the_end_of_the_device_closes_all_sockets() {
     let (vsock, connector, mut driver) = spawned(true, 1);
     let (mut ours, theirs) = UnixStream::pair().unwrap();

@@ -62,7 +62,7 @@ pub(super) struct Muxer {
     by_ports: BTreeMap<Ports, u64>,
     next_token: u64,
     next_port: u32,
-    /// Connections that have something to say, in turn.
+    /// Connections that have something to say, in turn, each once.
     ready: VecDeque<u64>,
     resets: VecDeque<Header>,
     /// When to give up on connections that the host asked for, in order.
@@ -289,6 +289,12 @@ impl Muxer {
             .sum()
     }
 
+    /// Entries in the queue of connections that have something to say.
+    #[cfg(test)]
+    pub(super) fn waiting_connections(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Resets that wait for RX buffers.
     #[cfg(test)]
     pub(super) fn waiting_resets(&self) -> usize {
@@ -363,6 +369,10 @@ impl Muxer {
         let ports = connection.ports();
         if self.by_ports.get(&ports) == Some(&token) {
             self.by_ports.remove(&ports);
+        }
+        if connection.queued {
+            // Without RX buffers it would stay there for ever.
+            self.ready.retain(|ready| *ready != token);
         }
         for listener in &mut self.listeners {
             listener.live = listener.live.filter(|live| *live != token);

@@ -142,6 +142,12 @@ impl Driver {
         }
     }
 
+    /// Kicks whether the device wants it or not.
+    pub(super) fn kick_always(&self) {
+        self.rx_kick.write(1).unwrap();
+        self.tx_kick.write(1).unwrap();
+    }
+
     /// Asks for an interrupt at the next chain that the device gives back.
     pub(super) fn want_interrupt(&self) {
         for rings in [&self.rx_rings, &self.tx_rings] {
