@@ -15,7 +15,7 @@ use crate::transport::{Listener, Socket};
 const HEADERLESS: usize = 64;
 
 /// How long a connection may take to send its header.
-const HEADER_TIME: Duration = Duration::from_secs(10);
+const HEADER_TIME: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept, so that a lack of descriptors is no busy loop.
 const RETRY: Duration = Duration::from_millis(100);
