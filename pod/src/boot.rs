@@ -210,7 +210,7 @@ fn open_kernel(path: &Path) -> Result<OwnedFd, BootError> {
         path: path.to_owned(),
         source,
     };
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(0x206);
     (&mut file)
         .take(0x206)
         .read_to_end(&mut head)

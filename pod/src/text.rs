@@ -9,7 +9,7 @@ const MAX_LINE: usize = 240;
 pub fn last_lines(text: &str, count: usize) -> Vec<String> {
     let mut lines: Vec<_> = text
         .rsplit(['\n', '\r'])
-        .filter(|line| !line.trim().is_empty())
+        .filter(|line| line.chars().any(|c| !c.is_control() && !c.is_whitespace()))
         .take(count)
         .map(one_line)
         .collect();
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn only_the_last_lines_are_kept_in_order() {
         assert_eq!(last_lines("a\nb\r\n\nc\n", 2), ["b", "c"]);
-        assert_eq!(last_lines("", 5), Vec::<String>::new());
+        assert_eq!(last_lines("\u{1}\n \n", 5), Vec::<String>::new());
     }
 
     #[test]

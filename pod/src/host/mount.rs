@@ -63,6 +63,8 @@ pub(super) fn attach(tree: &OwnedFd, dir: impl AsFd, path: &str) -> io::Result<(
 /// One line of `/proc/PID/mountinfo`.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct MountPoint {
+    /// Its number, as statx(2) tells it.
+    pub(super) id: u64,
     /// Where it is mounted.
     pub(super) path: PathBuf,
     /// Type of the file system.
@@ -74,6 +76,7 @@ impl MountPoint {
     pub(super) fn parse(line: &str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
         Some(Self {
+            id: before.split(' ').next()?.parse().ok()?,
             path: unescape(before.split(' ').nth(4)?),
             fs_type: after.split(' ').next()?.to_owned(),
         })
@@ -112,6 +115,7 @@ mod tests {
     fn a_line_of_mountinfo_gives_path_and_type() {
         let line = r"36 35 98:0 /mnt1 /mnt\0402\134x rw,noatime master:1 - ext3 /dev/root rw";
         let point = MountPoint::parse(line).unwrap();
+        assert_eq!(point.id, 36);
         assert_eq!(point.path, PathBuf::from(r"/mnt 2\x"));
         assert_eq!(point.fs_type, "ext3");
     }

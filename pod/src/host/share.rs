@@ -8,11 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, mkdirat, openat, statx, unlinkat,
+};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 use thiserror::Error;
 
-use super::mount::{self, Access};
+use super::mount::{self, Access, MountPoint};
 
 /// File systems that are a door to the host's kernel rather than files. The
 /// monitor has the host's root identity, if not its capabilities: it must not
@@ -163,20 +165,14 @@ fn refuse_kernel_file_systems(
     };
     let resolved =
         std::fs::read_link(format!("/proc/thread-self/fd/{}", fd_number(fd))).map_err(failed)?;
+    let holder = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .map_err(|error| failed(error.into()))?
+        .stx_mnt_id;
     let mounts = super::mount_points().map_err(failed)?;
-    // The last of equally long mount points is on top.
-    let holder = mounts
-        .iter()
-        .filter(|mount| resolved.starts_with(&mount.path))
-        .max_by_key(|mount| mount.path.components().count());
-    let below = mounts
-        .iter()
-        .filter(|mount| recursive && mount.path.starts_with(&resolved));
-    match holder
-        .into_iter()
-        .chain(below)
-        .find(|mount| KERNEL_FILE_SYSTEMS.contains(&mount.fs_type.as_str()))
-    {
+    let comes_along =
+        |mount: &&MountPoint| mount.id == holder || recursive && mount.path.starts_with(&resolved);
+    let of_the_kernel = |mount: &&MountPoint| KERNEL_FILE_SYSTEMS.contains(&mount.fs_type.as_str());
+    match mounts.iter().filter(comes_along).find(of_the_kernel) {
         None => Ok(()),
         Some(mount) => Err(SourceError::KernelFileSystem {
             path: path.to_owned(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nacre_vmm::client::{Monitor, ProcessEnd};
 use nacre_vmm::control::{Event, ExitReport, FrontDoorSocket, Request, Stats};
 use rustix::process::{Signal, pidfd_send_signal};
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -262,19 +262,8 @@ async fn end_of(agent: &mut Option<UnixStream>) {
     let Some(stream) = agent else {
         return std::future::pending().await;
     };
-    let mut byte = [0];
-    loop {
-        if stream.readable().await.is_err() {
-            return;
-        }
-        // No byte is ever sent on it; one that is sent is dropped.
-        match stream.try_read(&mut byte) {
-            Ok(0) => return,
-            Ok(_) => tokio::task::yield_now().await,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-    }
+    // No byte is ever sent on it: who sends one is no agent.
+    let _ = stream.read_u8().await;
 }
 
 fn into_stream(fd: OwnedFd) -> io::Result<UnixStream> {
@@ -287,3 +276,7 @@ fn lock(questions: &Mutex<Questions>) -> MutexGuard<'_, Questions> {
     // A panic elsewhere leaves a queue as usable as before.
     questions.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[path = "monitor_test.rs"]
+mod tests;

@@ -240,7 +240,8 @@ fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
         path: path.to_owned(),
         source,
     };
-    let mut text = Vec::new();
+    // Room for a common one, so that it is read in one go.
+    let mut text = Vec::with_capacity(32 << 10);
     let file = File::open(path).map_err(failed)?;
     file.take(MAX_SPEC + 1)
         .read_to_end(&mut text)
