@@ -2,7 +2,7 @@
 //! serves the control socket until one of them ends.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Running {
         boot: BootFiles,
         up_ns: u64,
     ) -> Result<Self, StartError> {
-        let config: MonitorConfig = serde_json::from_reader(config)?;
+        let config: MonitorConfig = serde_json::from_reader(BufReader::new(config))?;
         let network = handed::network(&config)?;
         jail::enter(&config.jail, &config.share)?;
 

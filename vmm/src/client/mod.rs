@@ -277,7 +277,8 @@ fn c_string(text: &OsStr) -> Result<CString, SpawnError> {
 
 fn config_file(config: &MonitorConfig) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create("nacre-config", MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&mut file, config)?;
+    // In one piece: a writer without a buffer is asked for every token.
+    file.write_all(&serde_json::to_vec(config)?)?;
     file.rewind()?;
     Ok(file.into())
 }
