@@ -1,11 +1,13 @@
 //! `vm-run bundle`: one bundle, attached, from its request to its exit status.
 
-use std::convert::Infallible;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
+use nacre_pod::agent::AgentError;
 use nacre_pod::boot::{self, BootConfig, BootError};
 use nacre_pod::cgroup::{CgroupError, HostCgroup};
 use nacre_pod::host::{HostError, PrivateMounts, ShareError, enter_private_mounts};
@@ -85,11 +87,13 @@ pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let status = runtime.block_on(run.attached(nics, &mut timing));
+    let tasks = tokio::task::LocalSet::new();
+    let status = tasks.block_on(&runtime, run.attached(nics, &mut timing));
     // A thread that reads a standard input without an end is not waited for.
     runtime.shutdown_background();
-    if let Some(network) = network {
-        network.close()?;
+    if let Some(Err(error)) = network.map(Network::close) {
+        // The container's status is what was asked for.
+        logger::say(&format!("{error}"));
     }
     drop(cgroup);
     timing.gone = Some(Moment::now());
@@ -164,7 +168,8 @@ impl Run<'_> {
         let control = container.control();
         let end = tokio::select! {
             end = pod.wait(&container) => end?,
-            never = self.forward(signals, &control) => match never {},
+            // What is dropped on the way out is killed.
+            signal = self.forward(signals, &control) => return Ok(status_of(signal)),
         };
         timing.container_ended = Some(Moment::now());
         tokio::select! {
@@ -180,18 +185,29 @@ impl Run<'_> {
     }
 
     /// Passes signals and terminal sizes on. A call that hangs holds up no other.
-    async fn forward(&self, signals: &mut Signals, control: &ContainerControl) -> Infallible {
+    /// Returns a signal by which somebody wants an end that the guest, which has
+    /// not answered the one before, will not give them.
+    async fn forward(&self, signals: &mut Signals, control: &ContainerControl) -> i32 {
+        let unanswered = Rc::new(Cell::new(false));
         loop {
             let arrived = signals.next().await;
+            if let (Some(signal), true) = (arrived.terminating(), unanswered.get()) {
+                return signal;
+            }
             let size = self.terminal.and_then(|terminal| terminal.size().ok());
-            let control = control.clone();
-            tokio::spawn(async move {
+            let (control, unanswered) = (control.clone(), Rc::clone(&unanswered));
+            tokio::task::spawn_local(async move {
                 let passed_on = match (arrived, size) {
                     (Arrived::Forward(signal), _) => control.signal(signal.unsigned_abs()).await,
                     (Arrived::Window, Some(size)) => control.resize(size).await,
                     (Arrived::Window, None) => Ok(()),
                 };
-                if let Err(error) = passed_on {
+                if let (Some(_), Err(AgentError::DeadlineExceeded(_))) =
+                    (arrived.terminating(), &passed_on)
+                {
+                    logger::say("the guest does not answer; the next such signal ends the pod");
+                    unanswered.set(true);
+                } else if let Err(error) = passed_on {
                     // It has just ended, as a rule.
                     log::debug!("{arrived:?}: {error}");
                 }

@@ -41,6 +41,16 @@ pub(crate) enum Arrived {
     Window,
 }
 
+impl Arrived {
+    /// The signal, if it is one by which somebody wants this process to end.
+    pub(crate) fn terminating(self) -> Option<i32> {
+        match self {
+            Self::Forward(signal) if TERMINATING.contains(&signal) => Some(signal),
+            _ => None,
+        }
+    }
+}
+
 impl Signals {
     /// Takes over all of them, for good.
     pub(crate) fn new() -> io::Result<Self> {
@@ -75,9 +85,8 @@ impl Signals {
     /// Waits for one by which somebody wants this process to end.
     pub(crate) async fn terminating(&mut self) -> i32 {
         loop {
-            match self.next().await {
-                Arrived::Forward(number) if TERMINATING.contains(&number) => return number,
-                _ => {}
+            if let Some(signal) = self.next().await.terminating() {
+                return signal;
             }
         }
     }

@@ -19,7 +19,7 @@ pub enum KernelError {
     #[error("the kernel file is no uncompressed x86-64 ELF kernel (a vmlinux): {0}")]
     NoKernel(String),
     /// It does not fit.
-    #[error("the kernel does not fit into {0} bytes of guest memory")]
+    #[error("the kernel does not fit into {} MiB of guest memory: give the guest more", .0 >> 20)]
     NoRoom(u64),
     /// The initramfs does not fit.
     #[error(transparent)]

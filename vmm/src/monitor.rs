@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -131,10 +131,13 @@ impl Running {
                 what: "the report to the front door",
                 source,
             })?;
+        // The guest runs when every thread is under its filter, this one included.
+        let filtered = Arc::new(Barrier::new(machine.vcpus.len() + 1));
         for vcpu in machine.vcpus {
-            start_vcpu(vcpu, &machine.shared, send_end.clone(), &ended)?;
+            start_vcpu(vcpu, &machine.shared, send_end.clone(), &ended, &filtered)?;
         }
         seccomp::enter(ThreadKind::Main);
+        filtered.wait();
         let (shared, memory_file) = (machine.shared, machine.memory_file);
         Ok(Self {
             _vm: machine.vm,
@@ -274,15 +277,17 @@ fn start_vcpu(
     shared: &Arc<Shared>,
     ends: Sender<ExitReason>,
     ended: &OwnedFd,
+    filtered: &Arc<Barrier>,
 ) -> Result<(), StartError> {
     let failed = |source| StartError::Host {
         what: "a vCPU",
         source,
     };
-    let shared = Arc::clone(shared);
+    let (shared, filtered) = (Arc::clone(shared), Arc::clone(filtered));
     let ended = ended.try_clone().map_err(failed)?;
     let body = move || {
         seccomp::enter(ThreadKind::Vcpu);
+        filtered.wait();
         let reason = vcpu::run(&mut vcpu, &shared);
         // Whoever is first decides; nobody listens after that.
         let _ = ends.send(reason);

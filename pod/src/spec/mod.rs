@@ -11,6 +11,7 @@ mod version;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -242,7 +243,12 @@ fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
     };
     // Room for a common one, so that it is read in one go.
     let mut text = Vec::with_capacity(32 << 10);
-    let file = File::open(path).map_err(failed)?;
+    // A FIFO would keep us waiting for somebody to write it.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
     file.take(MAX_SPEC + 1)
         .read_to_end(&mut text)
         .map_err(failed)?;

@@ -22,7 +22,7 @@ use crate::control::{self, FrontDoorSocket};
 
 /// Descriptors are first moved above this number, so that putting them in their
 /// places overwrites none that is still needed.
-const ABOVE_ALL_PLACES: RawFd = 256;
+const ABOVE_ALL_PLACES: RawFd = 64;
 
 /// The descriptors of one network device.
 #[derive(Debug)]
@@ -82,6 +82,21 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
+    /// What the answer of `clone3(2)` means.
+    fn clone(source: io::Error) -> Self {
+        match source.kind() {
+            // Not allowed, or no more of them.
+            io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull => {
+                Self::Namespaces(source)
+            }
+            io::ErrorKind::InvalidInput => Self::Namespaces(source),
+            _ => Self::Other {
+                what: "process",
+                source,
+            },
+        }
+    }
+
     fn other<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Other {
             what,
@@ -160,7 +175,7 @@ impl Monitor {
             fds: &moved,
             cgroup: launch.cgroup.as_ref(),
         };
-        let started = child.start().map_err(SpawnError::Namespaces)?;
+        let started = child.start().map_err(SpawnError::clone)?;
         let mut monitor = Self {
             pid: started.pid,
             pidfd: started.pidfd,
