@@ -11,7 +11,8 @@ pub fn last_lines(text: &str, count: usize) -> Vec<String> {
         .rsplit(['\n', '\r'])
         .filter(|line| line.chars().any(|c| !c.is_control() && !c.is_whitespace()))
         .take(count)
-        .map(one_line)
+        // The kernel's marks of a message's level, which precede it.
+        .map(|line| one_line(line.trim_start_matches(char::is_control)))
         .collect();
     lines.reverse();
     lines
@@ -49,6 +50,10 @@ mod tests {
     fn only_the_last_lines_are_kept_in_order() {
         assert_eq!(last_lines("a\nb\r\n\nc\n", 2), ["b", "c"]);
         assert_eq!(last_lines("\u{1}\n \n", 5), Vec::<String>::new());
+        assert_eq!(
+            last_lines("\u{1}[ 1.2] words\u{1}\n", 5),
+            ["[ 1.2] words\\u{1}"]
+        );
     }
 
     #[test]
