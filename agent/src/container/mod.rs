@@ -96,7 +96,13 @@ impl Container {
             .unwrap_or_else(PoisonError::into_inner)
             .take()
             .ok_or_else(|| self.precondition("has been started already"))?;
-        release(&paths::start_socket(&self.id)).doing("cannot start the container")?;
+        match release(&paths::start_socket(&self.id)) {
+            // Nobody waits to be started any more.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(self.precondition("has stopped"));
+            }
+            released => released.doing("cannot start the container")?,
+        }
         let verdict = read_verdict(verdict)
             .await
             .doing("cannot start the container")?;

@@ -200,6 +200,17 @@ impl Guest {
             .count()
     }
 
+    /// Runs `ip` in the guest's network namespace, for a device to configure.
+    pub(crate) fn ip(&self, arguments: &str) {
+        let agent = children_of(self.process.id())[0].to_string();
+        let status = std::process::Command::new("nsenter")
+            .args(["-t", &agent, "-n", "ip"])
+            .args(arguments.split(' '))
+            .status()
+            .expect("nsenter");
+        assert!(status.success(), "ip {arguments}");
+    }
+
     /// Whether the guest has gone down.
     pub(crate) fn has_ended(&self) -> bool {
         children_of(self.process.id()).is_empty()

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nacre_protocol::agent::{
-    GuestStatsRequest, SetUpPodRequest, ShutDownRequest, WaitContainerRequest,
+    GuestStatsRequest, Interface, Neighbour, Route, SetUpPodRequest, ShutDownRequest,
+    WaitContainerRequest,
 };
 use serde_json::json;
 use ttrpc::Code;
@@ -34,6 +35,7 @@ pub(crate) fn tests() -> Vec<Check> {
         ("fifty_containers_leave_nothing_behind", many_leave_nothing),
         ("containers_run_side_by_side", side_by_side),
         ("the_pod_is_set_up_once_and_again", set_up),
+        ("an_interface_is_made_as_the_host_has_it", interface),
         ("after_the_shutdown_every_call_is_refused", shut_down),
     ]
 }
@@ -255,6 +257,66 @@ fn set_up(guest: &Guest) {
     let stats = stats.unwrap();
     assert!(stats.memory_total > stats.memory_available && stats.cpus_online > 0);
     assert!((1 << 20..64 << 20).contains(&stats.agent_rss), "{stats:?}");
+}
+
+fn interface(guest: &Guest) {
+    let mac = [2, 0, 0, 0, 0, 7];
+    guest.ip("link add name probe0 address 02:00:00:00:00:07 type bridge");
+    let route = |destination: &str, gateway: &str, scope| Route {
+        destination: destination.to_owned(),
+        gateway: gateway.to_owned(),
+        scope,
+        ..Route::default()
+    };
+    let mut request = SetUpPodRequest {
+        interfaces: vec![Interface {
+            name: "eth0".to_owned(),
+            mac: mac.to_vec(),
+            mtu: 1400,
+            addresses: vec!["10.1.2.3/24".to_owned(), "fd00::3/64".to_owned()],
+            routes: vec![
+                route("0.0.0.0/0", "169.254.1.1", 0),
+                route("169.254.1.1/32", "", 253),
+                route("::/0", "fd00::1", 0),
+            ],
+            neighbours: vec![Neighbour {
+                address: "169.254.1.1".to_owned(),
+                mac: vec![2, 0, 0, 0, 0, 9],
+                ..Neighbour::default()
+            }],
+            ..Interface::default()
+        }],
+        ..SetUpPodRequest::default()
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    request.realtime_ns = i64::try_from(now.as_nanos()).unwrap();
+    let set_up = |request: &SetUpPodRequest| {
+        guest.call(async |agent, context| agent.set_up_pod(context, request).await)
+    };
+    for _ in 0..2 {
+        set_up(&request).unwrap();
+    }
+    let output = guest
+        .sh("ip addr show eth0; ip route; ip -6 route; ip neigh")
+        .stdout;
+    for expected in [
+        "mtu 1400",
+        "inet 10.1.2.3/24",
+        "inet6 fd00::3/64",
+        "default via 169.254.1.1 dev eth0",
+        "169.254.1.1 dev eth0 scope link",
+        "default via fd00::1 dev eth0",
+        "169.254.1.1 dev eth0 lladdr 02:00:00:00:00:09",
+    ] {
+        assert!(output.contains(expected), "{expected:?} is not in {output}");
+    }
+    assert!(!output.contains("tentative"), "{output}");
+    request.interfaces[0].mac = vec![2, 0, 0, 0, 0, 99];
+    set_up(&request)
+        .unwrap_err()
+        .expect(Code::FAILED_PRECONDITION, "02:00:00:00:00:63");
 }
 
 fn shut_down(guest: &Guest) {
