@@ -12,7 +12,7 @@ pub fn last_lines(text: &str, count: usize) -> Vec<String> {
         .filter(|line| line.chars().any(|c| !c.is_control() && !c.is_whitespace()))
         .take(count)
         // The kernel's marks of a message's level, which precede it.
-        .map(|line| one_line(line.trim_start_matches(char::is_control)))
+        .map(|line| one_line(line.trim_start_matches('\u{1}')))
         .collect();
     lines.reverse();
     lines
