@@ -237,16 +237,19 @@ fn a_flood_of_connections_leaves_one_a_port() {
 fn connections_that_come_and_go_without_rx_buffers_leave_nothing_behind() {
     let mut bench = Bench::inactive();
     bench.activate();
+    // Stays at the head of those that wait for a buffer.
+    let _host = bench.request(1025);
+    bench.poll();
     for port in 0..2000 {
         let mut guest = GuestSocket::new(port, OPEN_PORT);
         bench.send(&mut guest, Op::Request, &[]);
-        bench.poll();
-        assert_eq!(bench.connections(), 1);
+        bench.turn();
+        assert_eq!(bench.connections(), 2);
         bench.send(&mut guest, Op::Reset, &[]);
-        bench.poll();
-        assert_eq!(bench.event_loop.muxer().waiting_connections(), 0);
+        bench.turn();
+        assert_eq!(bench.connections(), 1);
+        assert_eq!(bench.event_loop.muxer().waiting_connections(), 1);
     }
-    assert_eq!(bench.connections(), 0);
     assert_eq!(bench.event_loop.muxer().waiting_resets(), 0);
 }
 
