@@ -16,7 +16,8 @@ const PROGRAMS: &[&str] = &["vm-run", "nacre-vmm"];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks at the host when a test begins, and fails it when there is more at its
-/// end. Make it first, so that it is dropped last. Processes that a failed test
+/// end. Make it first, so that it is dropped last; a bundle that was made before it
+/// is no trace. Processes that a failed test
 /// leaves are ended, so that the next test does not meet them.
 #[derive(Debug)]
 pub struct Clean {
