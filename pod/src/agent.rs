@@ -4,9 +4,12 @@
 //! ends with the pod. What the agent answers is hostile: texts are bounded and
 //! escaped, numbers checked.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nacre_protocol::agent as messages;
+pub use nacre_protocol::agent::{
+    ContainerStatsResponse as ContainerStats, CpuStats, IoStats, MemoryStats,
+};
 use nacre_protocol::agent_ttrpc::AgentClient;
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -112,13 +115,35 @@ pub struct GuestInfo {
     pub agent_version: String,
 }
 
-/// How a container's first process ended.
+/// How a process ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ContainerEnd {
+pub struct ProcessEnd {
     /// Exit code, or 128+n when signal n ended it.
     pub status: u8,
+    /// When, by the guest's clock.
+    pub exited_at: SystemTime,
     /// The guest's kernel has killed a process of the container for want of memory.
     pub oom_killed: bool,
+}
+
+/// A process of a pod: a container's first, or one that was executed in it later.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ProcessId<'a> {
+    /// The container's identifier.
+    pub container: &'a str,
+    /// The identifier that the process was executed under; empty: the first.
+    pub exec: &'a str,
+}
+
+impl<'a> ProcessId<'a> {
+    /// The first process of a container.
+    #[must_use]
+    pub fn first_of(container: &'a str) -> Self {
+        Self {
+            container,
+            exec: "",
+        }
+    }
 }
 
 /// A connection to the agent.
@@ -176,16 +201,16 @@ impl Agent {
         })
     }
 
-    /// Makes a container whose process waits to be started.
+    /// Makes a container whose process waits to be started; gives the process's
+    /// number in the guest.
     ///
     /// # Errors
     /// [`AgentError`].
     pub async fn create_container(
         &self,
         request: &messages::CreateContainerRequest,
-    ) -> Result<(), AgentError> {
-        call!(self.create_container(request), THOROUGH)?;
-        Ok(())
+    ) -> Result<u32, AgentError> {
+        Ok(call!(self.create_container(request), THOROUGH)?.pid)
     }
 
     /// Starts a container's process.
@@ -201,18 +226,42 @@ impl Agent {
         Ok(())
     }
 
-    /// Sends a signal to a container's first process, or to all of its processes.
+    /// Starts a further process in a running container; gives its number in the
+    /// guest.
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn signal_container(
+    pub async fn exec(&self, request: &messages::ExecRequest) -> Result<u32, AgentError> {
+        Ok(call!(self.exec(request), THOROUGH)?.pid)
+    }
+
+    /// Forgets a process that was executed later and has ended.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn delete_exec(&self, process: ProcessId<'_>) -> Result<(), AgentError> {
+        let request = messages::DeleteExecRequest {
+            container_id: process.container.to_owned(),
+            exec_id: process.exec.to_owned(),
+            ..Default::default()
+        };
+        call!(self.delete_exec(&request), QUICK)?;
+        Ok(())
+    }
+
+    /// Sends a signal to a process, or to all of its container.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn signal(
         &self,
-        id: &str,
+        process: ProcessId<'_>,
         signal: u32,
         all: bool,
     ) -> Result<(), AgentError> {
         let request = messages::SignalContainerRequest {
-            container_id: id.to_owned(),
+            container_id: process.container.to_owned(),
+            exec_id: process.exec.to_owned(),
             signal,
             all,
             ..Default::default()
@@ -221,14 +270,15 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits for a container's first process to end. The one call without a
-    /// deadline: it ends with the connection at the latest.
+    /// Waits for a process to end. Without a deadline: it ends with the
+    /// connection at the latest.
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn wait_container(&self, id: &str) -> Result<ContainerEnd, AgentError> {
+    pub async fn wait(&self, process: ProcessId<'_>) -> Result<ProcessEnd, AgentError> {
         let request = messages::WaitContainerRequest {
-            container_id: id.to_owned(),
+            container_id: process.container.to_owned(),
+            exec_id: process.exec.to_owned(),
             ..Default::default()
         };
         let answer = self
@@ -238,24 +288,119 @@ impl Agent {
             .map_err(|error| AgentError::from_ttrpc("wait_container", error))?;
         let status =
             u8::try_from(answer.exit_status).map_err(|_| AgentError::Nonsense("wait_container"))?;
-        Ok(ContainerEnd {
+        let since_epoch = Duration::from_nanos(answer.exited_at_ns.max(0).unsigned_abs());
+        Ok(ProcessEnd {
             status,
+            exited_at: UNIX_EPOCH + since_epoch,
             oom_killed: answer.oom_killed,
         })
     }
 
-    /// Sets the size of a container's terminal.
+    /// Waits until more processes of a container than `known` were killed for
+    /// want of memory, and says how many. Without a deadline, as [`Agent::wait`].
+    ///
+    /// # Errors
+    /// [`AgentError`], `NotFound` when the container is deleted.
+    pub async fn wait_out_of_memory(&self, container: &str, known: u64) -> Result<u64, AgentError> {
+        let request = messages::WaitOutOfMemoryRequest {
+            container_id: container.to_owned(),
+            known,
+            ..Default::default()
+        };
+        let answer = self
+            .client
+            .wait_out_of_memory(Context::default(), &request)
+            .await
+            .map_err(|error| AgentError::from_ttrpc("wait_out_of_memory", error))?;
+        // An agent that answers at once with no news would be asked for ever.
+        if answer.kills <= known {
+            return Err(AgentError::Nonsense("wait_out_of_memory"));
+        }
+        Ok(answer.kills)
+    }
+
+    /// Sets the size of a process's terminal.
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn resize_terminal(&self, id: &str, size: TerminalSize) -> Result<(), AgentError> {
+    pub async fn resize_terminal(
+        &self,
+        process: ProcessId<'_>,
+        size: TerminalSize,
+    ) -> Result<(), AgentError> {
         let request = messages::ResizeTerminalRequest {
-            container_id: id.to_owned(),
+            container_id: process.container.to_owned(),
+            exec_id: process.exec.to_owned(),
             size: Some(terminal_size(size)).into(),
             ..Default::default()
         };
         call!(self.resize_terminal(&request), QUICK)?;
         Ok(())
+    }
+
+    /// Freezes all processes of a container.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn pause_container(&self, id: &str) -> Result<(), AgentError> {
+        let request = messages::PauseContainerRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        call!(self.pause_container(&request), THOROUGH)?;
+        Ok(())
+    }
+
+    /// Lets the processes of a paused container go on.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn resume_container(&self, id: &str) -> Result<(), AgentError> {
+        let request = messages::ResumeContainerRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        call!(self.resume_container(&request), THOROUGH)?;
+        Ok(())
+    }
+
+    /// Changes the limits of a container; `resources` is JSON as in the
+    /// specification's `linux.resources`.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn update_container(&self, id: &str, resources: &[u8]) -> Result<(), AgentError> {
+        let request = messages::UpdateContainerRequest {
+            container_id: id.to_owned(),
+            resources: resources.to_owned(),
+            ..Default::default()
+        };
+        call!(self.update_container(&request), THOROUGH)?;
+        Ok(())
+    }
+
+    /// Numbers of a container's processes in the guest, the first one's first.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn list_processes(&self, id: &str) -> Result<Vec<u32>, AgentError> {
+        let request = messages::ListProcessesRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        Ok(call!(self.list_processes(&request), QUICK)?.pids)
+    }
+
+    /// What a container uses.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn container_stats(&self, id: &str) -> Result<ContainerStats, AgentError> {
+        let request = messages::ContainerStatsRequest {
+            container_id: id.to_owned(),
+            ..Default::default()
+        };
+        call!(self.container_stats(&request), QUICK)
     }
 
     /// Removes a container that has ended.
@@ -267,7 +412,7 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        call!(self.delete_container(&request), QUICK)?;
+        call!(self.delete_container(&request), THOROUGH)?;
         Ok(())
     }
 

@@ -114,11 +114,15 @@ async fn one_call_that_hangs_holds_up_no_other_and_has_a_deadline() {
 async fn the_end_of_a_container_is_a_status_of_eight_bits() {
     let (agent, _server) = connect().await;
     for (id, status, oom_killed) in [("0", 0, false), ("137", 137, true), ("255", 255, false)] {
-        let end = ContainerEnd { status, oom_killed };
-        assert_eq!(agent.wait_container(id).await, Ok(end));
+        let end = ProcessEnd {
+            status,
+            exited_at: UNIX_EPOCH,
+            oom_killed,
+        };
+        assert_eq!(agent.wait(ProcessId::first_of(id)).await, Ok(end));
     }
     for id in ["256", "nonsense"] {
-        let end = agent.wait_container(id).await;
+        let end = agent.wait(ProcessId::first_of(id)).await;
         assert_eq!(end, Err(AgentError::Nonsense("wait_container")));
     }
 }

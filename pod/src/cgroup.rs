@@ -5,6 +5,7 @@
 //! not written into it: they are the container's, and its own cgroup in the guest
 //! enforces them; the guest's memory bounds the whole.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
@@ -120,23 +121,20 @@ impl Drop for Made {
     }
 }
 
-/// The names in a path of the cgroupfs form.
-fn names(path: &Path) -> Result<Vec<&std::ffi::OsStr>, CgroupError> {
+/// The names in a path, from the root down.
+fn names(path: &Path) -> Result<Vec<OsString>, CgroupError> {
     let refuse = |reason| CgroupError::Path {
         path: path.to_owned(),
         reason,
     };
-    let text = path.as_os_str().to_string_lossy();
-    if !text.starts_with('/') && text.split(':').count() == 3 {
-        return Err(refuse(
-            "the form slice:prefix:name needs systemd; use a path",
-        ));
+    if let Some(names) = path.to_str().and_then(systemd_names) {
+        return names.ok_or_else(|| refuse("is not of the form slice:prefix:name"));
     }
     let names = path
         .components()
         .filter(|component| !matches!(component, Component::RootDir | Component::CurDir))
         .map(|component| match component {
-            Component::Normal(name) => Ok(name),
+            Component::Normal(name) => Ok(name.to_owned()),
             _ => Err(refuse("must not contain \"..\"")),
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -144,6 +142,40 @@ fn names(path: &Path) -> Result<Vec<&std::ffi::OsStr>, CgroupError> {
         return Err(refuse("the root cgroup is not for pods"));
     }
     Ok(names)
+}
+
+/// Where systemd puts the unit that `slice:prefix:name` means: `a-b.slice` is
+/// below `a.slice` (systemd.slice(5)). The outer `None`: it is of another form.
+///
+/// The directory is made by hand: a manager that must be asked first would cost
+/// each start a round trip, and this cgroup's only limits are those above it.
+fn systemd_names(path: &str) -> Option<Option<Vec<OsString>>> {
+    let mut parts = path.split(':');
+    let (slice, prefix, name) = (parts.next()?, parts.next()?, parts.next()?);
+    if path.starts_with('/') || parts.next().is_some() {
+        return None;
+    }
+    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let Some(stem) = slice.strip_suffix(".slice").filter(|stem| plain(stem)) else {
+        return Some(None);
+    };
+    if !plain(name) || prefix.contains('/') {
+        return Some(None);
+    }
+    let ends = stem.match_indices('-').map(|(index, _)| index);
+    let slices = ends
+        .chain([stem.len()])
+        .map(|end| format!("{}.slice", &stem[..end]));
+    let unit = match prefix {
+        "" => format!("{name}.scope"),
+        prefix => format!("{prefix}-{name}.scope"),
+    };
+    Some(Some(slices.chain([unit]).map(OsString::from).collect()))
 }
 
 #[cfg(test)]
@@ -183,8 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_of_systemd_is_below_its_slices() {
+        let names = |path| names(Path::new(path)).unwrap();
+        assert_eq!(
+            names("kubepods-burstable-pod1.slice:cri-containerd:abc"),
+            [
+                "kubepods.slice",
+                "kubepods-burstable.slice",
+                "kubepods-burstable-pod1.slice",
+                "cri-containerd-abc.scope"
+            ]
+        );
+        assert_eq!(names(":libpod:a"), ["system.slice", "libpod-a.scope"]);
+    }
+
+    #[test]
     fn other_forms_are_refused_by_name() {
-        for path in ["machine.slice:libpod:abc", "/a/../b", "/", ""] {
+        for path in ["no-slice:libpod:abc", "a.slice:b:", "/a/../b", "/", ""] {
             let error = names(Path::new(path)).unwrap_err().to_string();
             assert!(error.starts_with("linux.cgroupsPath: "), "{error}");
         }

@@ -16,6 +16,7 @@ mod monitor;
 pub mod network;
 pub mod pod;
 mod poll;
+pub mod process;
 pub mod spec;
 pub mod stdio;
 pub mod text;

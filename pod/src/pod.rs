@@ -1,20 +1,16 @@
 //! A running pod and its containers.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use nacre_protocol::STREAM_PORT;
-use nacre_protocol::agent::{CreateContainerRequest, Stdio as StdioRequest};
-use nacre_protocol::stream::StreamHeader;
+use nacre_protocol::agent::{CreateContainerRequest, ExecRequest, Stdio as StdioRequest};
 use thiserror::Error;
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 
-use crate::agent::{self, Agent, AgentError, ContainerEnd, GuestInfo};
+use crate::agent::{Agent, AgentError, ContainerStats, GuestInfo, ProcessEnd, ProcessId};
 use crate::boot::{self, BootError, Booted, Booting};
 use crate::diagnosis::Diagnosis;
 use crate::monitor::Machine;
+use crate::process::{Process, Streams};
 use crate::spec::Bundle;
 use crate::stdio::{Pumps, Stdio, TerminalSize};
 use crate::timing::Timing;
@@ -45,12 +41,14 @@ pub enum PodError {
 }
 
 /// A running pod. Dropping it ends it at once.
+///
+/// Everything takes it by reference, so that one call that hangs holds up no other.
 #[derive(Debug)]
 pub struct Pod {
     machine: Machine,
     agent: Agent,
     guest: GuestInfo,
-    next_stream: u64,
+    streams: Streams,
 }
 
 impl Pod {
@@ -75,7 +73,7 @@ impl Pod {
             machine,
             agent,
             guest,
-            next_stream: 1,
+            streams: Streams::default(),
         })
     }
 
@@ -85,76 +83,64 @@ impl Pod {
         &self.guest
     }
 
+    /// The monitor's process on the host, which lives as long as the pod.
+    #[must_use]
+    pub fn monitor_pid(&self) -> u32 {
+        self.machine.pid()
+    }
+
     /// Makes the bundle's container, whose files must be in the share as `id`,
     /// up to the point where only its process is not yet executed.
     ///
     /// # Errors
     /// [`PodError`]; the guest then keeps nothing of it.
     pub async fn create_container(
-        &mut self,
+        &self,
         id: &str,
         bundle: &Bundle,
         stdio: Stdio,
-    ) -> Result<Container, PodError> {
-        let mut pumps = Pumps::new();
-        let mut request = StdioRequest {
-            terminal: stdio.terminal.is_some(),
-            terminal_size: stdio.terminal.map(agent::terminal_size).into(),
-            ..Default::default()
-        };
-        // Before the request: it names its streams by their identifiers.
-        if let Some(host) = stdio.stdin {
-            let (stream_id, stream) = self.open_stream("stdin").await?;
-            request.stdin_stream = stream_id;
-            pumps
-                .start_input(host, stream)
-                .map_err(stream_error("stdin"))?;
-        }
-        if let Some(host) = stdio.stdout {
-            request.stdout_stream = self.start_output("stdout", host, &mut pumps).await?;
-        }
-        if let (Some(host), None) = (stdio.stderr, stdio.terminal) {
-            request.stderr_stream = self.start_output("stderr", host, &mut pumps).await?;
-        }
+    ) -> Result<Process, PodError> {
+        let (stdio, pumps) = self.connect(stdio).await?;
         let request = CreateContainerRequest {
             container_id: id.to_owned(),
             spec: bundle.guest_spec(id)?,
-            stdio: Some(request).into(),
+            stdio: Some(stdio).into(),
+            pid_namespace: bundle.pid_namespace().into(),
             ..Default::default()
         };
         let created = self.agent.create_container(&request).await;
-        self.explain(created).await?;
-        Ok(Container {
-            id: id.to_owned(),
-            agent: self.agent.clone(),
-            pumps,
-        })
+        let pid = self.explain(created).await?;
+        let id = ProcessId::first_of(id);
+        Ok(Process::new(id, pid, self.agent.clone(), pumps))
     }
 
-    async fn start_output(
-        &mut self,
-        name: &'static str,
-        host: OwnedFd,
-        pumps: &mut Pumps,
-    ) -> Result<u64, PodError> {
-        let (id, stream) = self.open_stream(name).await?;
-        pumps
-            .start_output(name, stream, host)
-            .map_err(stream_error(name))?;
-        Ok(id)
-    }
-
-    /// Opens a stream and sends its header.
-    async fn open_stream(&mut self, name: &'static str) -> Result<(u64, UnixStream), PodError> {
-        let id = self.next_stream;
-        self.next_stream += 1;
-        let opened = async {
-            let mut stream = self.machine.connect(STREAM_PORT).await?;
-            stream.write_all(&StreamHeader { id }.encode()).await?;
-            Ok(stream)
+    /// Starts a further process in a running container; `process` is JSON as in
+    /// the specification's `process`.
+    ///
+    /// # Errors
+    /// [`PodError`]; the guest then keeps nothing of it.
+    pub async fn exec(
+        &self,
+        id: ProcessId<'_>,
+        process: &[u8],
+        stdio: Stdio,
+    ) -> Result<Process, PodError> {
+        let (stdio, pumps) = self.connect(stdio).await?;
+        let request = ExecRequest {
+            container_id: id.container.to_owned(),
+            exec_id: id.exec.to_owned(),
+            process: process.to_owned(),
+            stdio: Some(stdio).into(),
+            ..Default::default()
         };
-        let stream = opened.await.map_err(stream_error(name))?;
-        Ok((id, stream))
+        let started = self.agent.exec(&request).await;
+        let pid = self.explain(started).await?;
+        Ok(Process::new(id, pid, self.agent.clone(), pumps))
+    }
+
+    /// Opens the streams of a process, which its request names.
+    async fn connect(&self, stdio: Stdio) -> Result<(StdioRequest, Pumps), PodError> {
+        self.streams.connect(&self.machine, stdio).await
     }
 
     /// Gives a lost connection its cause.
@@ -168,26 +154,18 @@ impl Pod {
         }
     }
 
-    /// Starts a container's process.
-    ///
-    /// # Errors
-    /// [`PodError`].
-    pub async fn start(&self, container: &Container) -> Result<(), PodError> {
-        let started = self.agent.start_container(&container.id).await;
-        self.explain(started).await
-    }
-
-    /// Waits for a container's first process to end; its output may go on.
-    ///
-    /// # Errors
-    /// [`PodError`], also when the pod ends.
-    pub async fn wait(&self, container: &Container) -> Result<ContainerEnd, PodError> {
-        let ended = tokio::select! {
-            ended = self.agent.wait_container(&container.id) => ended,
-            // The connection may hang when the agent or the monitor is no more.
-            () = self.agent_gone() => Err(AgentError::Disconnected("wait_container")),
+    /// Waits for an answer that may take for ever, and no longer than the pod lives:
+    /// the connection may hang when the agent or the monitor is no more.
+    async fn while_alive<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, PodError> {
+        let answer = tokio::select! {
+            answer = answer => answer,
+            () = self.agent_gone() => Err(AgentError::Disconnected(call)),
         };
-        self.explain(ended).await
+        self.explain(answer).await
     }
 
     async fn agent_gone(&self) {
@@ -198,6 +176,121 @@ impl Pod {
             .await;
     }
 
+    /// Starts a container's first process.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn start(&self, container: &str) -> Result<(), PodError> {
+        let started = self.agent.start_container(container).await;
+        self.explain(started).await
+    }
+
+    /// Waits for a process to end; its output may go on.
+    ///
+    /// # Errors
+    /// [`PodError`], also when the pod ends.
+    pub async fn wait(&self, process: ProcessId<'_>) -> Result<ProcessEnd, PodError> {
+        self.while_alive("wait_container", self.agent.wait(process))
+            .await
+    }
+
+    /// Waits until more processes of a container than `known` were killed for
+    /// want of memory, and says how many.
+    ///
+    /// # Errors
+    /// [`PodError`], also when the container is deleted or the pod ends.
+    pub async fn wait_out_of_memory(&self, container: &str, known: u64) -> Result<u64, PodError> {
+        let news = self.agent.wait_out_of_memory(container, known);
+        self.while_alive("wait_out_of_memory", news).await
+    }
+
+    /// Sends a signal to a process, or to all of its container.
+    ///
+    /// # Errors
+    /// [`PodError`]; `NotFound` or `FailedPrecondition` when it has ended.
+    pub async fn signal(
+        &self,
+        process: ProcessId<'_>,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), PodError> {
+        let sent = self.agent.signal(process, signal, all).await;
+        self.explain(sent).await
+    }
+
+    /// Sets the size of a process's terminal.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn resize(&self, process: ProcessId<'_>, size: TerminalSize) -> Result<(), PodError> {
+        let resized = self.agent.resize_terminal(process, size).await;
+        self.explain(resized).await
+    }
+
+    /// Freezes all processes of a container.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn pause(&self, container: &str) -> Result<(), PodError> {
+        let paused = self.agent.pause_container(container).await;
+        self.explain(paused).await
+    }
+
+    /// Lets the processes of a paused container go on.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn resume(&self, container: &str) -> Result<(), PodError> {
+        let resumed = self.agent.resume_container(container).await;
+        self.explain(resumed).await
+    }
+
+    /// Changes the limits of a container; `resources` is JSON as in the
+    /// specification's `linux.resources`.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn update(&self, container: &str, resources: &[u8]) -> Result<(), PodError> {
+        let updated = self.agent.update_container(container, resources).await;
+        self.explain(updated).await
+    }
+
+    /// Numbers of a container's processes in the guest, the first one's first.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn processes(&self, container: &str) -> Result<Vec<u32>, PodError> {
+        let listed = self.agent.list_processes(container).await;
+        self.explain(listed).await
+    }
+
+    /// What a container uses.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn stats(&self, container: &str) -> Result<ContainerStats, PodError> {
+        let stats = self.agent.container_stats(container).await;
+        self.explain(stats).await
+    }
+
+    /// Removes a container that has ended, and all processes executed in it.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn delete_container(&self, container: &str) -> Result<(), PodError> {
+        let deleted = self.agent.delete_container(container).await;
+        self.explain(deleted).await
+    }
+
+    /// Forgets a process that was executed in a container and has ended.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn delete_exec(&self, process: ProcessId<'_>) -> Result<(), PodError> {
+        let deleted = self.agent.delete_exec(process).await;
+        self.explain(deleted).await
+    }
+
     /// Fills in what the pod has used until now.
     pub async fn measure(&self, timing: &mut Timing) {
         if let Some(stats) = self.machine.stats().await {
@@ -206,8 +299,15 @@ impl Pod {
         }
     }
 
+    /// Waits until the pod is no more, or of no more use, makes sure of the
+    /// former and says why.
+    pub async fn lost(&self) -> Diagnosis {
+        self.agent_gone().await;
+        boot::diagnose(&self.machine, None).await
+    }
+
     /// Ends the pod: politely for a moment, then for good.
-    pub async fn end(self) {
+    pub async fn end(&self) {
         if let Err(error) = self.agent.shut_down().await {
             log::debug!("{error}");
         }
@@ -223,67 +323,5 @@ impl Pod {
     pub async fn kill(&self) {
         self.machine.kill();
         self.machine.ended().await;
-    }
-}
-
-fn stream_error(stream: &'static str) -> impl FnOnce(io::Error) -> PodError {
-    move |source| PodError::Stream { stream, source }
-}
-
-/// What can be asked of a container while somebody else waits for it.
-#[derive(Clone, Debug)]
-pub struct ContainerControl {
-    id: String,
-    agent: Agent,
-}
-
-impl ContainerControl {
-    /// Sends a signal to the container's first process.
-    ///
-    /// # Errors
-    /// [`AgentError`], `NotFound` or `FailedPrecondition` when it has ended.
-    pub async fn signal(&self, signal: u32) -> Result<(), AgentError> {
-        self.agent.signal_container(&self.id, signal, false).await
-    }
-
-    /// Sets the size of its terminal.
-    ///
-    /// # Errors
-    /// [`AgentError`].
-    pub async fn resize(&self, size: TerminalSize) -> Result<(), AgentError> {
-        self.agent.resize_terminal(&self.id, size).await
-    }
-}
-
-/// A container of a pod. Dropping it cuts its streams.
-#[derive(Debug)]
-pub struct Container {
-    id: String,
-    agent: Agent,
-    pumps: Pumps,
-}
-
-impl Container {
-    /// A handle for signals and the terminal.
-    #[must_use]
-    pub fn control(&self) -> ContainerControl {
-        ContainerControl {
-            id: self.id.clone(),
-            agent: self.agent.clone(),
-        }
-    }
-
-    /// Waits until all output of the container, which has ended, is written.
-    pub async fn drain(&mut self, timing: &mut Timing) {
-        self.pumps.drain().await;
-        timing.first_output = self.pumps.first_output();
-    }
-
-    /// Removes the container, which has ended, from the guest.
-    ///
-    /// # Errors
-    /// [`AgentError`].
-    pub async fn delete(self) -> Result<(), AgentError> {
-        self.agent.delete_container(&self.id).await
     }
 }

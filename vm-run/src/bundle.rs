@@ -7,12 +7,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nacre_pod::agent::AgentError;
+use nacre_pod::agent::{AgentError, ProcessId};
 use nacre_pod::boot::{self, BootConfig, BootError};
 use nacre_pod::cgroup::{CgroupError, HostCgroup};
 use nacre_pod::host::{HostError, PrivateMounts, ShareError, enter_private_mounts};
 use nacre_pod::network::{Network, NetworkError, Nic};
-use nacre_pod::pod::{ContainerControl, Pod, PodError};
+use nacre_pod::pod::{Pod, PodError};
+use nacre_pod::process::ProcessControl;
 use nacre_pod::spec::{Bundle, BundleError};
 use nacre_pod::stdio::{Stdio, TerminalSize};
 use nacre_pod::timing::{Moment, Timing};
@@ -136,12 +137,12 @@ impl Run<'_> {
             self.bundle.rootfs(),
             binds.iter().map(|(index, source)| (*index, source)),
         )?;
-        let mut pod = tokio::select! {
+        let pod = tokio::select! {
             pod = Pod::ready(booting, timing) => pod?,
             signal = signals.terminating() => return Ok(status_of(signal)),
         };
         log::debug!("the guest runs Linux {}", pod.guest().kernel_release);
-        let end = self.container(&id, &mut pod, &mut signals, timing).await?;
+        let end = self.container(&id, &pod, &mut signals, timing).await?;
         if self.args.timing {
             pod.measure(timing).await;
         }
@@ -154,7 +155,7 @@ impl Run<'_> {
     async fn container(
         &self,
         id: &str,
-        pod: &mut Pod,
+        pod: &Pod,
         signals: &mut Signals,
         timing: &mut Timing,
     ) -> Result<u8, RunError> {
@@ -164,10 +165,10 @@ impl Run<'_> {
         };
         timing.container_created = Some(Moment::now());
         let raw = self.terminal.map(Terminal::enter_raw).transpose()?;
-        pod.start(&container).await?;
+        pod.start(id).await?;
         let control = container.control();
         let end = tokio::select! {
-            end = pod.wait(&container) => end?,
+            end = pod.wait(ProcessId::first_of(id)) => end?,
             // What is dropped on the way out is killed.
             signal = self.forward(signals, &control) => return Ok(status_of(signal)),
         };
@@ -187,7 +188,7 @@ impl Run<'_> {
     /// Passes signals and terminal sizes on. A call that hangs holds up no other.
     /// Returns a signal by which somebody wants an end that the guest, which has
     /// not answered the one before, will not give them.
-    async fn forward(&self, signals: &mut Signals, control: &ContainerControl) -> i32 {
+    async fn forward(&self, signals: &mut Signals, control: &ProcessControl) -> i32 {
         let unanswered = Rc::new(Cell::new(false));
         loop {
             let arrived = signals.next().await;

@@ -59,6 +59,7 @@ struct Questions {
 #[derive(Debug)]
 pub(crate) struct Machine {
     requests: Polled<FrontDoorSocket>,
+    pid: u32,
     pidfd: OwnedFd,
     state: watch::Receiver<State>,
     questions: Arc<Mutex<Questions>>,
@@ -72,6 +73,7 @@ impl Machine {
         let duplicate = || monitor.control().as_fd().try_clone_to_owned();
         let requests = FrontDoorSocket::from(duplicate()?);
         let events = poll::add(FrontDoorSocket::from(duplicate()?), Interest::READABLE)?;
+        let pid = monitor.pid().as_raw_nonzero().get().unsigned_abs();
         let pidfd = monitor.pidfd().try_clone_to_owned()?;
         let ended = poll::add(pidfd.try_clone()?, Interest::READABLE)?;
         let questions = Arc::<Mutex<Questions>>::default();
@@ -87,12 +89,18 @@ impl Machine {
         };
         Ok(Self {
             requests: poll::add(requests, Interest::WRITABLE)?,
+            pid,
             pidfd,
             state: receiver,
             questions,
             log: LogTail::read(log)?,
             watcher: tokio::spawn(watcher.run()),
         })
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// What is known so far; changes can be waited for.

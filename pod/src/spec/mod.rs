@@ -6,6 +6,7 @@
 
 mod mounts;
 pub mod refuse;
+mod role;
 mod translate;
 mod version;
 
@@ -14,10 +15,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nacre_protocol::agent::PidNamespace;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde_json::Value;
 use thiserror::Error;
 
+pub use self::role::Role;
 use crate::host::{Source, SourceError};
 use crate::stdio::TerminalSize;
 
@@ -87,19 +90,29 @@ impl Refusal {
 /// A bundle that can be run.
 #[derive(Debug)]
 pub struct Bundle {
+    role: Role,
     spec: Spec,
     rootfs: Source,
     binds: Vec<(usize, Source)>,
 }
 
 impl Bundle {
-    /// Reads and checks the bundle in `dir` and opens what its containers are
+    /// Reads and checks the bundle in `dir`, of a container that is alone in its
+    /// pod, as [`Bundle::load_as`].
+    ///
+    /// # Errors
+    /// [`BundleError`], which names the field.
+    pub fn load(dir: &Path) -> Result<Self, BundleError> {
+        Self::load_as(dir, Role::Alone)
+    }
+
+    /// Reads and checks the bundle in `dir` and opens what its container is
     /// to see of the host. The thread must already be where its mounts are made
     /// (see [`enter_private_mounts`](crate::host::enter_private_mounts)).
     ///
     /// # Errors
     /// [`BundleError`], which names the field.
-    pub fn load(dir: &Path) -> Result<Self, BundleError> {
+    pub fn load_as(dir: &Path, role: Role) -> Result<Self, BundleError> {
         let path = dir.join("config.json");
         let text = read(&path)?;
         let parse = |source| BundleError::Parse {
@@ -107,7 +120,7 @@ impl Bundle {
             source,
         };
         let value: Value = serde_json::from_slice(&text).map_err(parse)?;
-        Self::check(dir, &value, parse).map_err(|error| match error {
+        Self::check(dir, role, &value, parse).map_err(|error| match error {
             CheckError::Refused(Refusal { field, reason }) => BundleError::Field {
                 path: path.clone(),
                 field,
@@ -119,17 +132,19 @@ impl Bundle {
 
     fn check(
         dir: &Path,
+        role: Role,
         value: &Value,
         parse: impl Fn(serde_json::Error) -> BundleError,
     ) -> Result<Self, CheckError> {
         version::check(value)?;
-        refuse::check(value)?;
+        refuse::check(value, role)?;
         // From the text's value, so that the same duplicate of a key counts.
         let spec: Spec = serde_json::from_value(value.clone())
             .map_err(|error| CheckError::Parse(parse(error)))?;
         let rootfs = mounts::open_rootfs(dir, &spec)?;
-        let binds = mounts::open_binds(dir, &spec)?;
+        let binds = mounts::open_binds(dir, &spec, role)?;
         Ok(Self {
+            role,
             spec,
             rootfs,
             binds,
@@ -160,7 +175,14 @@ impl Bundle {
     /// Only if it could not be written as JSON.
     pub fn guest_spec(&self, container: &str) -> Result<Vec<u8>, serde_json::Error> {
         let binds = self.binds.iter().map(|(index, _)| *index);
-        serde_json::to_vec(&translate::for_guest(&self.spec, container, binds))
+        serde_json::to_vec(&translate::for_guest(
+            &self.spec, self.role, container, binds,
+        ))
+    }
+
+    /// The PID namespace that the container is in.
+    pub(crate) fn pid_namespace(&self) -> PidNamespace {
+        self.role.pid_namespace(self.spec.linux().as_ref())
     }
 
     /// Whether the process wants a terminal.

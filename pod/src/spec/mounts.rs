@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
 
-use super::Refusal;
+use super::{Refusal, Role};
 use crate::host::Source;
 
 /// Opens the container's root, a directory.
@@ -25,13 +25,17 @@ pub(super) fn open_rootfs(dir: &Path, spec: &Spec) -> Result<Source, Refusal> {
     Ok(source)
 }
 
-/// Opens the sources of all bind mounts, with their number in `mounts`.
-pub(super) fn open_binds(dir: &Path, spec: &Spec) -> Result<Vec<(usize, Source)>, Refusal> {
+/// Opens the sources of all bind mounts from the host, with their number in `mounts`.
+pub(super) fn open_binds(
+    dir: &Path,
+    spec: &Spec,
+    role: Role,
+) -> Result<Vec<(usize, Source)>, Refusal> {
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     mounts
         .iter()
         .enumerate()
-        .filter(|(_, mount)| is_bind(mount))
+        .filter(|(_, mount)| is_bind(mount) && !role.is_shared_memory(mount))
         .map(|(index, mount)| Ok((index, open_bind(dir, index, mount)?)))
         .collect()
 }
@@ -47,7 +51,7 @@ fn open_bind(dir: &Path, index: usize, mount: &Mount) -> Result<Source, Refusal>
         .map_err(|error| Refusal::source(field, &error))
 }
 
-fn is_bind(mount: &Mount) -> bool {
+pub(super) fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind") || has_option(mount, &["bind", "rbind"])
 }
 

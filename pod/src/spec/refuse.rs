@@ -5,15 +5,13 @@
 
 use serde_json::Value;
 
-use super::Refusal;
+use super::{Refusal, Role};
 
 /// When a field is refused.
 #[derive(Clone, Copy)]
 enum When {
     /// It says something: not null, not empty, not false, not zero.
     Set,
-    /// It says something else than these.
-    NotOneOf(&'static [&'static str]),
     /// It is one of these.
     OneOf(&'static [&'static str]),
     /// It is not an absolute path.
@@ -46,6 +44,7 @@ const OTHER_PLATFORM: &str = "is of another platform; containers here run on Lin
 const PROPAGATION: &str = "mounts made later do not cross from host to guest or back; use rprivate";
 const NO_LABELS: &str = "the guest's kernel has no SELinux; the label would not be enforced";
 const NO_IDMAP: &str = "ID-mapped mounts are not supported";
+const NO_USERS: &str = "user namespaces inside the guest are not supported";
 const FOREIGN_NAMESPACE: &str = "an existing namespace of the host cannot be joined from a guest";
 
 /// File systems that exist inside the guest without a source from the host.
@@ -69,11 +68,6 @@ const RULES: &[Rule] = &[
     rule("hooks.poststart", When::Set, NO_HOOKS),
     rule("hooks.poststop", When::Set, NO_HOOKS),
     rule("process.cwd", When::NotAbsolute, "must be an absolute path"),
-    rule(
-        "process.apparmorProfile",
-        When::NotOneOf(&["", "unconfined"]),
-        "the guest's kernel has no AppArmor; the profile would not be enforced",
-    ),
     rule("process.selinuxLabel", When::Set, NO_LABELS),
     rule("process.execCPUAffinity", When::Set, HOST_CPUS),
     rule(
@@ -114,6 +108,8 @@ const RULES: &[Rule] = &[
         When::Set,
         "network devices of the host are not moved into a guest",
     ),
+    rule("linux.uidMappings", When::Set, NO_USERS),
+    rule("linux.gidMappings", When::Set, NO_USERS),
     rule(
         "linux.timeOffsets",
         When::Set,
@@ -242,7 +238,7 @@ const GUEST_DEVICES: &[(i64, i64)] = &[
 ///
 /// # Errors
 /// That field as a [`Refusal`].
-pub fn check(spec: &Value) -> Result<(), Refusal> {
+pub fn check(spec: &Value, role: Role) -> Result<(), Refusal> {
     require(spec)?;
     for rule in RULES {
         for (field, value) in find(spec, rule.field) {
@@ -254,7 +250,8 @@ pub fn check(spec: &Value) -> Result<(), Refusal> {
             }
         }
     }
-    check_namespaces(spec)?;
+    check_app_armor(spec)?;
+    check_namespaces(spec, role)?;
     check_mount_types(spec)?;
     check_devices(spec)
 }
@@ -282,7 +279,34 @@ fn require(spec: &Value) -> Result<(), Refusal> {
     }
 }
 
-fn check_namespaces(spec: &Value) -> Result<(), Refusal> {
+/// Prefixes of the profiles that engines give to every container where the host
+/// has AppArmor. They keep a container off the host's kernel, which it is not on.
+const DEFAULT_PROFILES: &[&str] = &[
+    "cri-containerd.apparmor.d",
+    "containers-default-",
+    "crio-default",
+    "docker-default",
+];
+
+/// The guest's kernel has no AppArmor: a profile that somebody chose is refused,
+/// one that every container gets is left out.
+fn check_app_armor(spec: &Value) -> Result<(), Refusal> {
+    for (field, value) in find(spec, "process.apparmorProfile") {
+        let profile = value.as_str().unwrap_or_default();
+        if DEFAULT_PROFILES
+            .iter()
+            .any(|prefix| profile.starts_with(prefix))
+        {
+            log::info!("{field}: {profile:?} is not applied: the guest's kernel has no AppArmor");
+        } else if says_something(value) && profile != "unconfined" {
+            let reason = "the guest's kernel has no AppArmor; the profile would not be enforced";
+            return Err(Refusal::new(field, format!("{}{reason}", quote(value))));
+        }
+    }
+    Ok(())
+}
+
+fn check_namespaces(spec: &Value, role: Role) -> Result<(), Refusal> {
     let kinds: Vec<_> = find(spec, "linux.namespaces[*].type")
         .filter_map(|(_, kind)| kind.as_str())
         .collect();
@@ -294,10 +318,17 @@ fn check_namespaces(spec: &Value) -> Result<(), Refusal> {
     }
     for (field, namespace) in find(spec, "linux.namespaces[*]") {
         let path = namespace.get("path").unwrap_or(&Value::Null);
-        let is_network = namespace.get("type").and_then(Value::as_str) == Some("network");
-        if says_something(path) && !is_network {
+        let kind = namespace
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if says_something(path) && !role.may_join(kind) {
             let reason = format!("{}{FOREIGN_NAMESPACE}", quote(path));
             return Err(Refusal::new(format!("{field}.path"), reason));
+        }
+        if let "user" | "time" = kind {
+            let reason = format!("{kind:?}: containers of a guest have no such namespace");
+            return Err(Refusal::new(format!("{field}.type"), reason));
         }
     }
     Ok(())
@@ -343,9 +374,6 @@ impl When {
     fn holds(self, value: &Value) -> bool {
         match self {
             Self::Set => says_something(value),
-            Self::NotOneOf(allowed) => {
-                says_something(value) && !value.as_str().is_some_and(|text| allowed.contains(&text))
-            }
             Self::OneOf(refused) => value.as_str().is_some_and(|text| refused.contains(&text)),
             Self::NotAbsolute => !value.as_str().is_some_and(|path| path.starts_with('/')),
             Self::Positive => value.as_f64().is_some_and(|number| number > 0.0),

@@ -2,6 +2,10 @@ use serde_json::json;
 
 use super::*;
 
+fn check(spec: &Value) -> Result<(), Refusal> {
+    super::check(spec, Role::Alone)
+}
+
 /// What `runc spec` writes, less what does not matter here.
 fn accepted() -> Value {
     json!({
@@ -68,7 +72,7 @@ fn every_field_that_cannot_be_honoured_is_refused_by_its_name() {
         ("/process/cwd", json!("tmp"), "process.cwd"),
         (
             "/process/apparmorProfile",
-            json!("docker-default"),
+            json!("strict"),
             "process.apparmorProfile",
         ),
         (
@@ -296,6 +300,21 @@ fn every_field_that_cannot_be_honoured_is_refused_by_its_name() {
             "linux.resources.memory.kernelTCP",
         ),
         (
+            "/linux/uidMappings",
+            json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]),
+            "linux.uidMappings",
+        ),
+        (
+            "/linux/gidMappings",
+            json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]),
+            "linux.gidMappings",
+        ),
+        (
+            "/linux/namespaces/6",
+            json!({ "type": "user" }),
+            "linux.namespaces[6].type",
+        ),
+        (
             "/linux/resources/memory/swappiness",
             json!(60),
             "linux.resources.memory.swappiness",
@@ -375,7 +394,6 @@ fn what_engines_write_without_meaning_it_is_accepted() {
         ),
         ("/linux/resources/pids", json!({ "limit": 2048 })),
         ("/linux/namespaces/1/path", json!("/run/netns/pod")),
-        ("/linux/namespaces/6", json!({ "type": "user" })),
         (
             "/linux/devices",
             json!([
@@ -416,4 +434,31 @@ fn the_offending_value_is_shown_when_it_is_short() {
         "{}",
         refusal.reason
     );
+}
+
+#[test]
+fn a_further_container_may_join_the_pods_namespaces_and_no_others() {
+    let join = |kind: &str| {
+        let mut spec = accepted();
+        for namespace in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == kind {
+                namespace["path"] = json!(format!("/proc/7/ns/{kind}"));
+            }
+        }
+        spec
+    };
+    for kind in ["pid", "ipc", "uts", "network"] {
+        assert_eq!(super::check(&join(kind), Role::Member), Ok(()), "{kind}");
+    }
+    let refusal = super::check(&join("mount"), Role::Member).unwrap_err();
+    assert!(refusal.field.ends_with(".path"), "{refusal:?}");
+    super::check(&join("ipc"), Role::Sandbox).unwrap_err();
+}
+
+#[test]
+fn an_engines_own_apparmor_profile_is_left_out_and_any_other_refused() {
+    let with_profile = |profile: &str| with("/process/apparmorProfile", json!(profile));
+    assert_eq!(check(&with_profile("cri-containerd.apparmor.d")), Ok(()));
+    assert_eq!(check(&with_profile("containers-default-0.57.4")), Ok(()));
+    check(&with_profile("my-profile")).unwrap_err();
 }

@@ -1,18 +1,22 @@
 //! The specification as the guest gets it.
 //!
 //! Paths of the host become paths below the share, and what belongs to the host
-//! is left out: the network namespace (the guest's own network is the pod's)
-//! and the cgroup's path (the agent gives each container its own).
+//! is left out: namespaces that are the pod's, the cgroup's path (the agent gives
+//! each container its own), and the host's default AppArmor profile (see
+//! [`refuse`](super::refuse)).
 
 use std::path::PathBuf;
 
-use nacre_protocol::GUEST_SHARE;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
+use nacre_protocol::{GUEST_SHARE, GUEST_SHARED_MEMORY};
+use oci_spec::runtime::{Hooks, Spec};
+
+use super::{Role, mounts};
 
 /// Translates `spec` for the container `container`, whose bind mounts are those
 /// numbered `binds`.
 pub(super) fn for_guest(
     spec: &Spec,
+    role: Role,
     container: &str,
     binds: impl IntoIterator<Item = usize>,
 ) -> Spec {
@@ -27,13 +31,19 @@ pub(super) fn for_guest(
                 mount.set_source(Some(share.join("mounts").join(index.to_string())));
             }
         }
+        for mount in mounts {
+            if mounts::is_bind(mount) && role.is_shared_memory(mount) {
+                mount.set_source(Some(GUEST_SHARED_MEMORY.into()));
+            }
+        }
     }
     if let Some(linux) = guest.linux_mut() {
         linux.set_cgroups_path(None);
-        if let Some(namespaces) = linux.namespaces_mut() {
-            namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
-        }
+        role.keep_own_namespaces(linux);
         drop_empty_huge_page_limits(linux);
+    }
+    if let Some(process) = guest.process_mut() {
+        process.set_apparmor_profile(None);
     }
     guest.set_hooks(guest.hooks().as_ref().map(hooks_of_the_container));
     guest

@@ -198,8 +198,12 @@ impl Child<'_> {
                 libc::CLOSE_RANGE_CLOEXEC,
             )
         })?;
+        // The C library's setgroups waits for threads that this child has none of.
+        let none = ptr::null::<libc::gid_t>();
         // SAFETY: the list of groups is empty.
-        check(Step::Groups, unsafe { libc::setgroups(0, ptr::null()) })?;
+        check(Step::Groups, unsafe {
+            libc::syscall(libc::SYS_setgroups, 0, none)
+        })?;
 
         let name: &CStr = c"nacre-vmm";
         let argv = [name.as_ptr(), ptr::null()];
