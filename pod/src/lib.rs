@@ -7,6 +7,7 @@
 //! so that nothing stays when it is killed.
 
 pub mod agent;
+pub mod assets;
 pub mod boot;
 pub mod cgroup;
 pub mod check;

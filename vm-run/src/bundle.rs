@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nacre_pod::agent::{AgentError, ProcessId};
+use nacre_pod::assets::{Assets, MissingAsset};
 use nacre_pod::boot::{self, BootConfig, BootError};
 use nacre_pod::cgroup::{CgroupError, HostCgroup};
 use nacre_pod::host::{HostError, PrivateMounts, ShareError, enter_private_mounts};
@@ -19,8 +20,7 @@ use nacre_pod::stdio::{Stdio, TerminalSize};
 use nacre_pod::timing::{Moment, Timing};
 use thiserror::Error;
 
-use crate::assets::{Assets, MissingAsset};
-use crate::cli::BundleArgs;
+use crate::cli::{self, BundleArgs};
 use crate::logger;
 use crate::shape::{Shape, ShapeError};
 use crate::signals::{Arrived, Signals};
@@ -65,7 +65,10 @@ impl RunError {
 
 /// Runs a bundle and says what to exit with.
 pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
-    let assets = Assets::find(args)?;
+    let assets = Assets::find(&cli::files(
+        args.kernel.as_deref(),
+        args.initramfs.as_deref(),
+    ))?;
     let mounts = enter_private_mounts()?;
     let bundle = Bundle::load(&args.dir)?;
     let shape = Shape::choose(args, &bundle)?;

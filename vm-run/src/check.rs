@@ -4,15 +4,18 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nacre_pod::assets::{Found, MissingAsset};
 use nacre_pod::check::{self, Files, Finding, can_run, files};
 
-use crate::assets::{Found, MissingAsset};
-use crate::cli::CheckArgs;
+use crate::cli::{self, CheckArgs};
 
 /// Prints a line for each thing that a pod needs; fails when one is missing.
 pub(crate) fn run(args: &CheckArgs) -> ExitCode {
     let mut findings = check::machine();
-    let found = Found::find(args.kernel.as_ref(), args.initramfs.as_ref());
+    let found = Found::find(&cli::files(
+        args.kernel.as_deref(),
+        args.initramfs.as_deref(),
+    ));
     findings.extend([
         file("monitor", &found.monitor, files::monitor),
         file("guest kernel", &found.kernel, files::kernel),
@@ -68,8 +71,8 @@ mod tests {
 
     #[test]
     fn a_file_that_was_named_is_looked_at_and_no_other() {
-        let nowhere = PathBuf::from("/no/such/file");
-        let found = Found::find(Some(&nowhere), Some(&nowhere));
+        let nowhere = Some(Path::new("/no/such/file"));
+        let found = Found::find(&cli::files(nowhere, nowhere));
         for (what, found) in [("a", &found.kernel), ("b", &found.initramfs)] {
             let finding = file(what, found, files::kernel);
             assert_eq!(finding.verdict, Verdict::Fail);

@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use nacre_pod::assets::{Choices, Given};
 
 use crate::size::Mebibytes;
 
@@ -113,6 +114,21 @@ fn container_id(text: &str) -> Result<String, &'static str> {
         return Err("must be 1 to 128 of A-Z, a-z, 0-9, `_`, `.`, `-`, not starting with a dot");
     }
     Ok(text.to_owned())
+}
+
+/// The files that a pod needs, as far as the command line names them.
+pub(crate) fn files<'a>(kernel: Option<&'a Path>, initramfs: Option<&'a Path>) -> Choices<'a> {
+    Choices {
+        monitor: Given::default(),
+        kernel: Given {
+            path: kernel,
+            by: Some("--kernel"),
+        },
+        initramfs: Given {
+            path: initramfs,
+            by: Some("--initramfs"),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Runs OCI bundles in micro-VMs of their own.
 
-mod assets;
 mod bundle;
 mod check;
 mod cli;

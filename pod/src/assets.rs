@@ -1,6 +1,6 @@
 //! Where the monitor and the guest are found.
 //!
-//! For each file, the first of: the option on the command line, the environment
+//! For each file, the first of: what the front door was told, the environment
 //! variable, and the places below, in order. A name that was given is taken as
 //! it is; only the places are tried one after the other.
 
@@ -10,12 +10,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::cli::BundleArgs;
-
 /// A file that a pod needs.
 struct Asset {
     what: &'static str,
-    option: Option<&'static str>,
     variable: &'static str,
     /// Relative to the directory of this program.
     places: &'static [&'static str],
@@ -27,21 +24,18 @@ struct Asset {
 
 const MONITOR: Asset = Asset {
     what: "monitor",
-    option: None,
     variable: "NACRE_VMM",
     places: &["nacre-vmm", "../lib/nacre/nacre-vmm"],
 };
 
 const KERNEL: Asset = Asset {
     what: "guest kernel",
-    option: Some("--kernel"),
     variable: "NACRE_KERNEL",
     places: &["../lib/nacre/vmlinux", "../../guest/vmlinux"],
 };
 
 const INITRAMFS: Asset = Asset {
     what: "initramfs",
-    option: Some("--initramfs"),
     variable: "NACRE_INITRAMFS",
     places: &["../lib/nacre/initramfs.cpio", "../../guest/initramfs.cpio"],
 };
@@ -51,11 +45,11 @@ const INITRAMFS: Asset = Asset {
 #[error(
     "no {what} found: looked for {} ({}{variable} names another; `make build` makes it)",
     list(places),
-    option.map(|option| format!("{option} or ")).unwrap_or_default()
+    by.map(|by| format!("{by} or ")).unwrap_or_default()
 )]
-pub(crate) struct MissingAsset {
+pub struct MissingAsset {
     what: &'static str,
-    option: Option<&'static str>,
+    by: Option<&'static str>,
     variable: &'static str,
     places: Vec<PathBuf>,
 }
@@ -68,18 +62,44 @@ fn list(places: &[PathBuf]) -> String {
     places.join(", ")
 }
 
+/// How a front door can be told of a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// The file that it was told of.
+    pub path: Option<&'a Path>,
+    /// What tells it, for messages: an option, or a key of a configuration.
+    pub by: Option<&'static str>,
+}
+
+/// What a front door was told of the files that a pod needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choices<'a> {
+    /// The monitor's binary.
+    pub monitor: Given<'a>,
+    /// The guest kernel.
+    pub kernel: Given<'a>,
+    /// The initramfs.
+    pub initramfs: Given<'a>,
+}
+
 /// The files that a pod needs.
 #[derive(Debug)]
-pub(crate) struct Assets {
-    pub(crate) monitor: PathBuf,
-    pub(crate) kernel: PathBuf,
-    pub(crate) initramfs: PathBuf,
+pub struct Assets {
+    /// The monitor's binary.
+    pub monitor: PathBuf,
+    /// The guest kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
 }
 
 impl Assets {
     /// Finds all of them.
-    pub(crate) fn find(args: &BundleArgs) -> Result<Self, MissingAsset> {
-        let found = Found::find(args.kernel.as_ref(), args.initramfs.as_ref());
+    ///
+    /// # Errors
+    /// The first that is missing.
+    pub fn find(choices: &Choices<'_>) -> Result<Self, MissingAsset> {
+        let found = Found::find(choices);
         Ok(Self {
             monitor: found.monitor?,
             kernel: found.kernel?,
@@ -90,25 +110,29 @@ impl Assets {
 
 /// What was found of the files that a pod needs.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) monitor: Result<PathBuf, MissingAsset>,
-    pub(crate) kernel: Result<PathBuf, MissingAsset>,
-    pub(crate) initramfs: Result<PathBuf, MissingAsset>,
+pub struct Found {
+    /// The monitor's binary.
+    pub monitor: Result<PathBuf, MissingAsset>,
+    /// The guest kernel.
+    pub kernel: Result<PathBuf, MissingAsset>,
+    /// The initramfs.
+    pub initramfs: Result<PathBuf, MissingAsset>,
 }
 
 impl Found {
     /// Looks for each of them.
-    pub(crate) fn find(kernel: Option<&PathBuf>, initramfs: Option<&PathBuf>) -> Self {
+    #[must_use]
+    pub fn find(choices: &Choices<'_>) -> Self {
         let program = env::current_exe().unwrap_or_default();
         let dir = program.parent().unwrap_or(Path::new("/"));
-        let find = |asset: Asset, given: Option<&PathBuf>| {
+        let find = |asset: Asset, given: Given<'_>| {
             let variable = env::var_os(asset.variable);
             asset.find(given, variable, dir)
         };
         Self {
-            monitor: find(MONITOR, None),
-            kernel: find(KERNEL, kernel),
-            initramfs: find(INITRAMFS, initramfs),
+            monitor: find(MONITOR, choices.monitor),
+            kernel: find(KERNEL, choices.kernel),
+            initramfs: find(INITRAMFS, choices.initramfs),
         }
     }
 }
@@ -116,12 +140,12 @@ impl Found {
 impl Asset {
     fn find(
         self,
-        given: Option<&PathBuf>,
+        given: Given<'_>,
         variable: Option<OsString>,
         dir: &Path,
     ) -> Result<PathBuf, MissingAsset> {
-        if let Some(path) = given {
-            return Ok(path.clone());
+        if let Some(path) = given.path {
+            return Ok(path.to_owned());
         }
         if let Some(path) = variable.filter(|path| !path.is_empty()) {
             return Ok(path.into());
@@ -131,7 +155,7 @@ impl Asset {
             Some(place) => Ok(place.clone()),
             None => Err(MissingAsset {
                 what: self.what,
-                option: self.option,
+                by: given.by,
                 variable: self.variable,
                 places,
             }),
@@ -147,9 +171,13 @@ mod tests {
 
     const ASSET: Asset = Asset {
         what: "thing",
-        option: Some("--thing"),
         variable: "NACRE_THING",
         places: &["../a/thing", "../b/thing"],
+    };
+
+    const NOT_GIVEN: Given<'static> = Given {
+        path: None,
+        by: Some("--thing"),
     };
 
     #[test]
@@ -161,27 +189,29 @@ mod tests {
         }
         fs::write(root.path().join("b/thing"), "").unwrap();
         assert_eq!(
-            ASSET.find(None, None, &bin).unwrap(),
+            ASSET.find(NOT_GIVEN, None, &bin).unwrap(),
             bin.join("../b/thing")
         );
         fs::write(root.path().join("a/thing"), "").unwrap();
         assert_eq!(
-            ASSET.find(None, Some("".into()), &bin).unwrap(),
+            ASSET.find(NOT_GIVEN, Some("".into()), &bin).unwrap(),
             bin.join("../a/thing")
         );
         let variable = Some("/from/variable".into());
-        let given = PathBuf::from("given");
+        let given = Path::new("given");
         assert_eq!(
-            ASSET.find(None, variable.clone(), &bin).unwrap(),
+            ASSET.find(NOT_GIVEN, variable.clone(), &bin).unwrap(),
             Path::new("/from/variable")
         );
-        assert_eq!(ASSET.find(Some(&given), variable, &bin).unwrap(), given);
+        let path = Some(given);
+        let told = Given { path, ..NOT_GIVEN };
+        assert_eq!(ASSET.find(told, variable, &bin).unwrap(), given);
     }
 
     #[test]
     fn what_is_missing_says_where_it_was_looked_for() {
         let error = ASSET
-            .find(None, None, Path::new("/no/bin"))
+            .find(NOT_GIVEN, None, Path::new("/no/bin"))
             .unwrap_err()
             .to_string();
         assert_eq!(
