@@ -70,8 +70,8 @@ fn a_running_monitor_has_nothing_but_its_pod() {
     );
     assert_eq!(fs::read_link(dir.join("cwd")).unwrap(), Path::new("/"));
     its_mounts_are_few_and_bare(&read("mountinfo"));
-    let inside = fs::read_dir(dir.join("root/proc/sys"));
-    assert!(inside.is_err(), "the host's /proc/sys");
+    assert_eq!(proc::names(&dir.join("root/proc")), ["self"]);
+    assert_eq!(proc::names(&dir.join("root/proc/self")), ["fd"]);
 
     let devices = read("net/dev");
     let interfaces: Vec<_> = devices
@@ -119,7 +119,7 @@ fn its_mounts_are_few_and_bare(table: &str) {
     let points: BTreeSet<_> = mounts.iter().map(|mount| mount.point).collect();
     let expected = [
         "/",
-        "/proc",
+        "/proc/self/fd",
         "/share",
         "/share/jailed/rootfs",
         "/share/jailed/mounts/3",
@@ -134,7 +134,11 @@ fn its_mounts_are_few_and_bare(table: &str) {
                 mount.point
             );
         }
-        let is_written = ["/share/jailed/rootfs", "/share/jailed/mounts/3", "/proc"];
+        let is_written = [
+            "/share/jailed/rootfs",
+            "/share/jailed/mounts/3",
+            "/proc/self/fd",
+        ];
         let mode = if is_written.contains(&mount.point) {
             "rw"
         } else {
@@ -145,7 +149,11 @@ fn its_mounts_are_few_and_bare(table: &str) {
             "{mode} of {}: {table}",
             mount.point
         );
-        let kinds = [("/", "tmpfs"), ("/proc", "proc"), ("/share", "tmpfs")];
+        let kinds = [
+            ("/", "tmpfs"),
+            ("/proc/self/fd", "proc"),
+            ("/share", "tmpfs"),
+        ];
         if let Some((_, kind)) = kinds.iter().find(|(point, _)| *point == mount.point) {
             assert_eq!(mount.kind, *kind, "{table}");
         }
@@ -154,7 +162,7 @@ fn its_mounts_are_few_and_bare(table: &str) {
 
 fn descriptors_are_of_the_pod(pid: u32) {
     const NAMELESS: &[&str] = &["anon_inode:[eventfd]", "anon_inode:[eventpoll]"];
-    const NAMES: &[&str] = &["/dev/null", "/null", "/share", "/proc/1/fd"];
+    const NAMES: &[&str] = &["/dev/null", "/null", "/share", "/proc/self/fd"];
     const BEGINNINGS: &[&str] = &[
         "anon_inode:kvm-",
         "/memfd:guest-memory",

@@ -46,8 +46,6 @@ pub struct MonitorConfig {
     pub memory_mib: u64,
     /// The guest kernel logs everything to the console, not only errors.
     pub verbose_kernel: bool,
-    /// Appended to the guest kernel's command line.
-    pub extra_cmdline: String,
     /// The guest's vsock context identifier.
     pub guest_cid: u32,
     /// Ports of the host that the guest may connect to.

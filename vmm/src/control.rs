@@ -33,8 +33,6 @@ pub enum Request {
     Stats,
     /// Asks for [`Event::Console`].
     Console,
-    /// Ends the virtual machine at once.
-    Quit,
 }
 
 /// What a monitor reports.
@@ -106,8 +104,8 @@ pub struct ExitReport {
 /// Why a virtual machine ended.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum ExitReason {
-    /// The front door asked for it, or is gone.
-    Quit,
+    /// The front door is gone.
+    FrontDoorGone,
     /// The guest asked for a reset: an orderly end, or, when the console says
     /// so, a kernel panic.
     GuestReset,

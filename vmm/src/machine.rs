@@ -133,7 +133,7 @@ impl Machine {
         let loaded = kernel::load(&memory, &ranges, &mut boot.kernel, &mut boot.initramfs)?;
         let info = BootInfo {
             ranges: &ranges,
-            cmdline: &cmdline::build(config.verbose_kernel, &lines, &config.extra_cmdline),
+            cmdline: &cmdline::build(config.verbose_kernel, &lines),
             initramfs: loaded.initramfs,
             seed: seed()?,
         };

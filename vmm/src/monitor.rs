@@ -180,11 +180,10 @@ impl Running {
         let (request, descriptor) = match control.receive() {
             Ok(Some(message)) => message,
             // The front door is gone.
-            Ok(None) => return Some(ExitReason::Quit),
+            Ok(None) => return Some(ExitReason::FrontDoorGone),
             Err(error) => return Some(ExitReason::Failed(format!("control socket: {error}"))),
         };
         let reply = match request {
-            Request::Quit => return Some(ExitReason::Quit),
             Request::Connect { port } => {
                 self.connect(port, descriptor);
                 return None;

@@ -28,7 +28,6 @@ fn play(script: &str) -> Option<Machine> {
         vcpus: 1,
         memory_mib: 64,
         verbose_kernel: false,
-        extra_cmdline: String::new(),
         guest_cid: 3,
         host_ports: Vec::new(),
         share_tag: String::new(),

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -237,21 +236,6 @@ impl Monitor {
         };
         self.end = Some(end);
         Ok(end)
-    }
-
-    /// Waits at most `timeout` for the process to end.
-    ///
-    /// # Errors
-    /// What `poll(2)` or `waitid(2)` answers.
-    pub fn wait_timeout(&mut self, timeout: std::time::Duration) -> io::Result<Option<ProcessEnd>> {
-        if self.end.is_none() {
-            let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-            let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
-            if rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)))? == 0 {
-                return Ok(None);
-            }
-        }
-        self.wait().map(Some)
     }
 }
 

@@ -107,3 +107,12 @@ pub trait VirtioDevice: Send {
     /// guest memory, and can be activated anew.
     fn reset(&mut self);
 }
+
+/// Reads a configuration space that is `space`, whatever the driver asks for; see
+/// [`VirtioDevice::read_config`].
+pub(super) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (byte, value) in data.iter_mut().zip(space.get(start..).unwrap_or_default()) {
+        *byte = *value;
+    }
+}

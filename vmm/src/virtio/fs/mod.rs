@@ -21,7 +21,7 @@ use thiserror::Error;
 use self::lane::{Lane, Session};
 use self::share::caller::prepare_thread;
 use self::share::{Host, Share};
-use super::device::{ActivateError, ActiveDevice, VirtioDevice};
+use super::device::{ActivateError, ActiveDevice, VirtioDevice, read_space};
 use super::worker::Worker;
 use crate::jail::seccomp::ThreadKind;
 
@@ -117,14 +117,7 @@ impl VirtioDevice for Fs {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let Some(rest) = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.config.get(offset..))
-        else {
-            return;
-        };
-        let len = rest.len().min(data.len());
-        data[..len].copy_from_slice(&rest[..len]);
+        read_space(&self.config, offset, data);
     }
 
     fn activate(&mut self, mut active: ActiveDevice) -> Result<(), ActivateError> {

@@ -26,7 +26,7 @@ use vm_memory::ByteValued;
 
 use self::kernel::KernelNet;
 use self::tap::Tap;
-use super::device::{ActivateError, ActiveDevice, VirtioDevice};
+use super::device::{ActivateError, ActiveDevice, VirtioDevice, read_space};
 use super::worker::Worker;
 use crate::jail::seccomp::ThreadKind;
 
@@ -168,14 +168,7 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let Some(rest) = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.config.as_slice().get(offset..))
-        else {
-            return;
-        };
-        let len = rest.len().min(data.len());
-        data[..len].copy_from_slice(&rest[..len]);
+        read_space(self.config.as_slice(), offset, data);
     }
 
     fn interrupts_from_kernel(&self) -> bool {

@@ -64,7 +64,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::event_loop::EventLoop;
 use self::muxer::Muxer;
-use super::device::{ActivateError, ActiveDevice, VirtioDevice};
+use super::device::{ActivateError, ActiveDevice, VirtioDevice, read_space};
 use super::worker::Worker;
 use crate::jail::seccomp::ThreadKind;
 
@@ -164,11 +164,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.guest_cid.to_le_bytes();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let bytes = config.get(start..).unwrap_or(&[]);
-        let count = bytes.len().min(data.len());
-        data[..count].copy_from_slice(&bytes[..count]);
+        read_space(&self.guest_cid.to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, active: ActiveDevice) -> Result<(), ActivateError> {
