@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::proc::{named, names};
 
 /// Programs of which a test must leave no process.
-const PROGRAMS: &[&str] = &["vm-run", "nacre-vmm"];
+/// The kernel remembers 15 bytes of a name, so that a shim is one whatever its runtime.
+const PROGRAMS: &[&str] = &["vm-run", "nacre-vmm", "containerd-shim"];
 
 /// How long what was killed may take to go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// leaves are ended, so that the next test does not meet them.
 #[derive(Debug)]
 pub struct Clean {
+    trees: Vec<PathBuf>,
     before: BTreeSet<String>,
 }
 
@@ -31,9 +33,19 @@ impl Clean {
     /// When a process of an earlier test is still there.
     #[must_use]
     pub fn slate() -> Self {
+        Self::slate_and(Vec::new())
+    }
+
+    /// Remembers what there is, also of all that is below these directories.
+    ///
+    /// # Panics
+    /// When a process of an earlier test is still there.
+    #[must_use]
+    pub fn slate_and(trees: Vec<PathBuf>) -> Self {
         let running: Vec<_> = PROGRAMS.iter().flat_map(|name| named(name)).collect();
         assert!(running.is_empty(), "still running: {running:?}");
-        Self { before: traces() }
+        let before = traces(&trees);
+        Self { trees, before }
     }
 
     /// What there is that was not there before, and stays.
@@ -41,7 +53,10 @@ impl Clean {
     pub fn left_behind(&self) -> Vec<String> {
         let start = Instant::now();
         loop {
-            let left: Vec<_> = traces().difference(&self.before).cloned().collect();
+            let left: Vec<_> = traces(&self.trees)
+                .difference(&self.before)
+                .cloned()
+                .collect();
             if left.is_empty() || start.elapsed() > PATIENCE {
                 return left;
             }
@@ -78,7 +93,7 @@ impl Drop for Clean {
 }
 
 /// All that a pod could leave on its host, one line each.
-fn traces() -> BTreeSet<String> {
+fn traces(trees: &[PathBuf]) -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
     for program in PROGRAMS {
         traces.extend(
@@ -112,6 +127,9 @@ fn traces() -> BTreeSet<String> {
         .filter_map(|line| line.split_whitespace().nth(7));
     traces.extend(with_path.map(|path| format!("socket {path}")));
     add_directories(Path::new("/sys/fs/cgroup"), &mut traces);
+    for tree in trees {
+        add_all(tree, &mut traces);
+    }
     traces
 }
 
@@ -125,6 +143,15 @@ fn add_directories(dir: &Path, traces: &mut BTreeSet<String>) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             traces.insert(format!("cgroup {}", entry.path().display()));
             add_directories(&entry.path(), traces);
+        }
+    }
+}
+
+fn add_all(dir: &Path, traces: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        traces.insert(entry.path().display().to_string());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            add_all(&entry.path(), traces);
         }
     }
 }

@@ -9,17 +9,27 @@
 
 pub mod bundle;
 pub mod clean;
+pub mod containerd;
+pub mod ctr;
+pub mod image;
 pub mod initramfs;
 pub mod netns;
 pub mod proc;
 pub mod pty;
+pub mod running;
 pub mod vm_run;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 pub use bundle::TestBundle;
 pub use clean::Clean;
-pub use vm_run::{Ended, VmRun};
+pub use containerd::{Containerd, Runtime};
+pub use running::{Ended, Running};
+pub use vm_run::VmRun;
+
+/// Nothing that a test waits for takes longer.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// `soak` when larger counts were asked for, else `usual`.
 #[must_use]
@@ -28,6 +38,21 @@ pub fn count<T>(usual: T, soak: T) -> T {
         soak
     } else {
         usual
+    }
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+/// When it takes longer than anything should, also where all is emulated.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not so after {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

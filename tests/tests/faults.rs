@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nacre_tests::{Clean, TestBundle, VmRun, count, noise, proc, vm_run};
+use nacre_tests::{Clean, TestBundle, VmRun, count, noise, proc, running};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -25,7 +25,7 @@ fn a_monitor_that_is_killed_is_told_and_nothing_is_left() {
     let bundle = endless();
     let mut running = VmRun::start(&bundle, &[]);
     running.wait_for("ready");
-    vm_run::kill(running.monitor(), Signal::KILL);
+    running::kill(running.monitor(), Signal::KILL);
     let start = Instant::now();
     let ended = running.wait().expect_code(1);
     assert!(
