@@ -11,11 +11,11 @@ use ttrpc::proto::Code;
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// No container has this identifier.
-    #[error("container {0:?} does not exist")]
+    /// Nothing has this identifier.
+    #[error("{0} does not exist")]
     NotFound(String),
-    /// A container has this identifier already.
-    #[error("container {0:?} exists already")]
+    /// The identifier is taken.
+    #[error("{0} exists already")]
     AlreadyExists(String),
     /// The state of the container or of the guest forbids the call.
     #[error("{0}")]

@@ -16,7 +16,7 @@ mod service;
 mod stats;
 mod streams;
 
-pub use container::{HELPER_ROLE, build_container};
+pub use container::{Role, run_helper};
 pub use error::Error;
 pub use pod::loopback_up;
 pub use service::{Serve, Service, serve};

@@ -1,13 +1,13 @@
-//! PID 1 of the guest, and the helper that builds its containers.
+//! PID 1 of the guest, and its helpers.
 
 use std::process::ExitCode;
 
-use nacre_agent::{HELPER_ROLE, boot, build_container, log};
+use nacre_agent::{Role, boot, log, run_helper};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    if args.get(1).is_some_and(|role| role == HELPER_ROLE) {
-        return build(args.get(2).map(String::as_str));
+    if let Some(role) = args.get(1).and_then(|name| Role::parse(name)) {
+        return help(role, args.get(2).map(String::as_str));
     }
     if std::process::id() != 1 {
         eprintln!("nacre-agent: runs only as PID 1 of a guest");
@@ -21,10 +21,10 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Builds the container that is asked for on the control socket.
-fn build(control: Option<&str>) -> ExitCode {
+/// Carries out the task that is asked for on the control socket.
+fn help(role: Role, control: Option<&str>) -> ExitCode {
     let control = control.and_then(|number| number.parse().ok());
-    match control.map(build_container) {
+    match control.map(|control| run_helper(role, control)) {
         Some(Ok(())) => ExitCode::SUCCESS,
         // The agent sees the end of the control socket.
         Some(Err(_)) | None => ExitCode::FAILURE,

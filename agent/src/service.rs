@@ -8,10 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nacre_protocol::agent::{
     CreateContainerRequest, CreateContainerResponse, DeleteContainerRequest,
-    DeleteContainerResponse, GuestStatsRequest, GuestStatsResponse, ResizeTerminalRequest,
-    ResizeTerminalResponse, SetUpPodRequest, SetUpPodResponse, ShutDownRequest, ShutDownResponse,
-    SignalContainerRequest, SignalContainerResponse, StartContainerRequest, StartContainerResponse,
-    WaitContainerRequest, WaitContainerResponse,
+    DeleteContainerResponse, DeleteExecRequest, DeleteExecResponse, ExecRequest, ExecResponse,
+    GuestStatsRequest, GuestStatsResponse, ResizeTerminalRequest, ResizeTerminalResponse,
+    SetUpPodRequest, SetUpPodResponse, ShutDownRequest, ShutDownResponse, SignalContainerRequest,
+    SignalContainerResponse, StartContainerRequest, StartContainerResponse, WaitContainerRequest,
+    WaitContainerResponse,
 };
 use nacre_protocol::agent_ttrpc::{Agent, create_agent};
 use rustix::process::Signal;
@@ -112,7 +113,7 @@ impl AgentService {
     async fn kill_all(&self) {
         let containers = self.registry.all();
         for container in &containers {
-            if let Err(error) = container.signal(Signal::KILL, true) {
+            if let Err(error) = container.signal_all(Signal::KILL) {
                 log::warn!("at shutdown: {error}");
             }
         }
@@ -185,7 +186,12 @@ impl Agent for AgentService {
         request: SignalContainerRequest,
     ) -> ttrpc::Result<SignalContainerResponse> {
         let container = self.container(&request.container_id)?;
-        container.signal(parse_signal(request.signal)?, request.all)?;
+        let signal = parse_signal(request.signal)?;
+        if request.all {
+            container.signal_all(signal)?;
+        } else {
+            container.signal(&request.exec_id, signal)?;
+        }
         Ok(SignalContainerResponse::default())
     }
 
@@ -195,7 +201,10 @@ impl Agent for AgentService {
         request: WaitContainerRequest,
     ) -> ttrpc::Result<WaitContainerResponse> {
         let container = self.container(&request.container_id)?;
-        let exit = container.init().wait().await?;
+        let process = container.process(&request.exec_id)?;
+        // Somebody who waits keeps nothing of the container that is deleted.
+        drop(container);
+        let exit = process.wait().await?;
         Ok(WaitContainerResponse {
             exit_status: exit.status.0,
             exited_at_ns: exit.at_ns,
@@ -217,8 +226,28 @@ impl Agent for AgentService {
         };
         let columns = bounded(size.columns, "columns")?;
         let rows = bounded(size.rows, "rows")?;
-        container.init().resize(columns, rows)?;
+        container.process(&request.exec_id)?.resize(columns, rows)?;
         Ok(ResizeTerminalResponse::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ExecResponse> {
+        self.check_up()?;
+        let registry = self.registry.clone();
+        let pid = to_the_end(async move { registry.exec(&request).await }).await?;
+        Ok(ExecResponse {
+            pid: pid.unsigned_abs(),
+            ..ExecResponse::default()
+        })
+    }
+
+    async fn delete_exec(
+        &self,
+        _: &TtrpcContext,
+        request: DeleteExecRequest,
+    ) -> ttrpc::Result<DeleteExecResponse> {
+        let container = self.container(&request.container_id)?;
+        container.delete_exec(&request.exec_id)?;
+        Ok(DeleteExecResponse::default())
     }
 
     async fn delete_container(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::{Instant, sleep};
 
-use super::id::ContainerId;
+use super::id::Id;
 use super::paths;
 
 /// How long a killed cgroup may take to become empty.
@@ -35,7 +35,7 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     /// The cgroup that belongs to a container, made or not.
-    pub(crate) fn of(id: &ContainerId) -> Self {
+    pub(crate) fn of(id: &Id) -> Self {
         let below_root = paths::cgroup(id);
         let relative = below_root.strip_prefix("/").unwrap_or(&below_root);
         Self {
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_container_has_a_cgroup_of_its_own_name() {
-        let id = ContainerId::parse("web.1").unwrap();
+        let id = Id::parse("web.1", "container_id").unwrap();
         let path = Cgroup::of(&id).path;
         assert_eq!(path, Path::new("/sys/fs/cgroup/nacre/web.1"));
     }

@@ -13,7 +13,7 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use nix::sys::signal::{SigHandler, SigSet, Signal};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use std::fs::File;
 
 use super::lookup::{self, LookupError};
@@ -47,7 +47,8 @@ impl WorkloadExecutor {
 
 impl Executor for WorkloadExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let (command, env) = command(spec).ok_or_else(|| {
+        let found = spec.process().as_ref().and_then(command);
+        let (command, env) = found.ok_or_else(|| {
             ExecutorValidationError::ArgValidationError("process.args is empty".to_owned())
         })?;
         lookup::find(command, env).map_err(|error| {
@@ -63,33 +64,34 @@ impl Executor for WorkloadExecutor {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let error = execute(spec);
+        let error = match spec.process() {
+            Some(process) => execute(process),
+            None => LookupError::NotInPath(String::new()),
+        };
         self.report(&error);
         // Returning would make libcontainer exit with 255.
         std::process::exit(error.shell_status());
     }
 }
 
-fn command(spec: &Spec) -> Option<(&str, &[String])> {
-    let process = spec.process().as_ref()?;
+fn command(process: &Process) -> Option<(&str, &[String])> {
     let command = process.args().as_ref()?.first()?;
     let env = process.env().as_deref().unwrap_or_default();
     Some((command, env))
 }
 
 /// Executes the workload; comes back only with the reason why not.
-fn execute(spec: &Spec) -> LookupError {
-    let Some((command, env)) = command(spec) else {
+pub(super) fn execute(process: &Process) -> LookupError {
+    let Some((command, env)) = command(process) else {
         return LookupError::NotInPath(String::new());
     };
     let file = match lookup::find(command, env) {
         Ok(file) => file,
         Err(error) => return error,
     };
-    let args = spec.process().as_ref().and_then(|p| p.args().as_deref());
     let (Some(path), Some(args), Some(env)) = (
         lookup::c_path(&file),
-        c_strings(args.unwrap_or_default()),
+        c_strings(process.args().as_deref().unwrap_or_default()),
         c_strings(env),
     ) else {
         return LookupError::Refused(command.to_owned(), "contains a zero byte".to_owned());

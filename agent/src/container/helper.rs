@@ -1,68 +1,55 @@
-//! The helper process that builds one container and exits.
+//! A helper: a process of the agent's program with one thread and one task.
 //!
-//! libcontainer clones itself and runs Rust in the child, which is unsound with
-//! other threads around and slow with a large process; and it reads a root file
-//! system that may hang. So the agent executes itself anew for each container:
-//! this process has one thread, its stdio is the container's, and it may fail,
-//! hang or be killed without harm to the agent.
+//! Entering namespaces and cloning is unsound with other threads around, and a
+//! container's file system may hang. So the agent executes itself anew for each
+//! such task: the helper may fail, hang or be killed without harm to the agent.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
 
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::error::LibcontainerError;
-use libcontainer::syscall::syscall::SyscallType;
-use nacre_protocol::GUEST_SHARE;
-use oci_spec::runtime::Spec;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::cgroup::Cgroup;
-use super::executor::WorkloadExecutor;
-use super::id::ContainerId;
-use super::report::{BuildRequest, Failure, Report, receive, send};
-use super::spec::{self, Prepared};
-use super::{devices, home, paths, terminal, workdir};
-use crate::boot::limits;
+use super::helper_process::Role;
+use super::report::{Failure, Report, receive, send};
+use super::{build, exec};
 
-/// Builds the container that is asked for on the socket `control` and reports
+/// Carries out the task that is asked for on the socket `control`, and reports
 /// there. The caller ends the process afterwards.
 ///
 /// # Errors
 /// When the agent cannot be talked to.
-pub fn run(control: RawFd) -> io::Result<()> {
+pub fn run(role: Role, control: RawFd) -> io::Result<()> {
     // SAFETY: the agent passes this descriptor to the helper for this purpose,
     // and nothing else in this process knows its number.
     let control = unsafe { OwnedFd::from_raw_fd(control) };
     rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC)?;
     report_panics(control.try_clone()?);
-    let (request, _) = receive::<BuildRequest>(&control)?;
-    match build(&request) {
-        Ok(built) => hand_over(&control, &built),
-        Err(failure) => send(&control, &Report::Failed(failure), &[]),
+    match role {
+        Role::BuildContainer => build::run(&control),
+        Role::Exec => exec::join(&control),
     }
 }
 
 /// stderr is the container's, so a bug here must not write to it.
 fn report_panics(control: OwnedFd) {
     std::panic::set_hook(Box::new(move |panic| {
-        let failure = Failure::internal(format!("the container's builder failed: {panic}"));
+        let failure = Failure::internal(format!("a helper failed: {panic}"));
         // When the agent is gone there is nobody to tell.
         let _ = send(&control, &Report::Failed(failure), &[]);
     }));
 }
 
-struct Built {
-    pid: Pid,
-    verdict: File,
-    terminal: Option<OwnedFd>,
+/// A process that a helper has made.
+pub(super) struct Made {
+    pub(super) pid: Pid,
+    pub(super) verdict: File,
+    pub(super) terminal: Option<OwnedFd>,
 }
 
-/// Reports a container, and lives on until the agent knows its first process:
-/// only then may that process fall to the agent as its parent.
-fn hand_over(control: &OwnedFd, built: &Built) -> io::Result<()> {
+/// Reports a process, and lives on until the agent knows it: only then may it
+/// fall to the agent as its parent.
+pub(super) fn hand_over(control: &OwnedFd, built: &Made) -> io::Result<()> {
     let pidfd = pidfd_open(built.pid, PidfdFlags::empty())?;
     let mut fds = vec![pidfd.as_fd(), built.verdict.as_fd()];
     fds.extend(built.terminal.as_ref().map(AsFd::as_fd));
@@ -70,204 +57,4 @@ fn hand_over(control: &OwnedFd, built: &Built) -> io::Result<()> {
     send(control, &Report::Created { pid }, &fds)?;
     receive::<()>(control)?;
     Ok(())
-}
-
-fn build(request: &BuildRequest) -> Result<Built, Failure> {
-    let id = ContainerId::parse(&request.id).map_err(Failure::invalid)?;
-    let bundle = paths::bundle(&id);
-    reset_oom_score().map_err(Failure::internal)?;
-    limits::for_container().map_err(Failure::internal)?;
-    let prepared = read_spec(&bundle, &id)?;
-    check_terminal(request, &prepared.spec)?;
-    check_shared(&prepared.shared)?;
-    set_guest_sysctls(&prepared.guest_sysctls)?;
-    let spec = finish_spec(prepared.spec, &bundle)?;
-    let cgroup = Cgroup::of(&id);
-    devices::apply(cgroup.path(), prepared.devices.as_deref()).map_err(|error| match error {
-        devices::DeviceRuleError::Kernel(_) => Failure::internal(error),
-        _ => Failure::invalid(error),
-    })?;
-    let console = request
-        .terminal
-        .then(|| terminal::ConsoleSocket::bind(&bundle))
-        .transpose()
-        .map_err(Failure::internal)?;
-    if console.is_none() {
-        own_stdio(&spec).map_err(Failure::internal)?;
-    }
-    let (verdict, pid) = run_builder(&id, &bundle, console.as_ref())?;
-    let terminal = console
-        .map(|console| console.receive(request.terminal_size, user_of(&spec)))
-        .transpose()
-        .map_err(Failure::internal)?;
-    Ok(Built {
-        pid,
-        verdict,
-        terminal,
-    })
-}
-
-/// The agent's own protection from the OOM killer must not be inherited.
-fn reset_oom_score() -> io::Result<()> {
-    fs::write("/proc/self/oom_score_adj", "0")
-}
-
-fn read_spec(bundle: &Path, id: &ContainerId) -> Result<Prepared, Failure> {
-    let json = fs::read(bundle.join(CONFIG)).map_err(Failure::internal)?;
-    let parsed = spec::parse(&json).map_err(Failure::invalid)?;
-    spec::check(&parsed).map_err(Failure::invalid)?;
-    let hostname = rustix::system::uname();
-    let hostname = hostname.nodename().to_string_lossy();
-    spec::prepare(parsed, id, &hostname).map_err(Failure::invalid)
-}
-
-/// Name of the specification in a bundle.
-pub(super) const CONFIG: &str = "config.json";
-
-fn check_terminal(request: &BuildRequest, spec: &Spec) -> Result<(), Failure> {
-    let wanted = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal())
-        .unwrap_or(false);
-    if wanted != request.terminal {
-        return Err(Failure::invalid(format!(
-            "process.terminal: is {wanted}, but stdio.terminal is {}",
-            request.terminal
-        )));
-    }
-    Ok(())
-}
-
-/// Paths of the share must not lead out of it by a link that a container has
-/// planted in a directory it can write to.
-fn check_shared(shared: &[(String, PathBuf)]) -> Result<(), Failure> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let share = rustix::fs::open(GUEST_SHARE, flags, Mode::empty())
-        .map_err(|error| Failure::internal(format!("{GUEST_SHARE}: {error}")))?;
-    for (field, path) in shared {
-        let below = path.strip_prefix(GUEST_SHARE).unwrap_or(path);
-        let below = if below.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            below
-        };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        openat2(&share, below, flags, Mode::empty(), resolve).map_err(|error| {
-            let error = io::Error::from(error);
-            Failure::invalid(format!("{field}: {}: {error}", path.display()))
-        })?;
-    }
-    Ok(())
-}
-
-fn set_guest_sysctls(sysctls: &[(String, String)]) -> Result<(), Failure> {
-    for (path, value) in sysctls {
-        let file = Path::new("/proc/sys").join(path);
-        fs::write(&file, value).map_err(|error| {
-            let name = path.replace('/', ".");
-            Failure::invalid(format!("linux.sysctl[{name:?}]: {error}"))
-        })?;
-    }
-    Ok(())
-}
-
-/// What needs a look at the root file system, and the result in the bundle.
-fn finish_spec(mut spec: Spec, bundle: &Path) -> Result<Spec, Failure> {
-    let rootfs = spec
-        .root()
-        .as_ref()
-        .map(|root| root.path().clone())
-        .unwrap_or_default();
-    let uid = user_of(&spec);
-    workdir::make(&spec, &rootfs);
-    if let Some(process) = spec.process_mut() {
-        let env = process.env_mut().get_or_insert_default();
-        home::add_home(env, &rootfs, uid);
-    }
-    spec.save(bundle.join(CONFIG)).map_err(Failure::internal)?;
-    Ok(spec)
-}
-
-fn user_of(spec: &Spec) -> u32 {
-    spec.process()
-        .as_ref()
-        .map_or(0, |process| process.user().uid())
-}
-
-/// A process that is not root opens `/dev/stdout` anew, so the pipes must be
-/// its own.
-fn own_stdio(spec: &Spec) -> io::Result<()> {
-    let uid = rustix::fs::Uid::from_raw(user_of(spec));
-    let stdio = [
-        rustix::stdio::stdin(),
-        rustix::stdio::stdout(),
-        rustix::stdio::stderr(),
-    ];
-    for fd in stdio {
-        let status = rustix::fs::fstat(fd)?;
-        let kind = rustix::fs::FileType::from_raw_mode(status.st_mode);
-        if kind == rustix::fs::FileType::Fifo {
-            rustix::fs::fchown(fd, Some(uid), None)?;
-        }
-    }
-    Ok(())
-}
-
-fn run_builder(
-    id: &ContainerId,
-    bundle: &Path,
-    console: Option<&terminal::ConsoleSocket>,
-) -> Result<(File, Pid), Failure> {
-    let (read, write) = crate::streams::open_ends().map_err(Failure::internal)?;
-    let verdict = File::from(read);
-    let built = ContainerBuilder::new(id.as_str().to_owned(), SyscallType::default())
-        .with_executor(WorkloadExecutor::new(File::from(write)))
-        .with_console_socket(console.map(terminal::ConsoleSocket::path))
-        .with_root_path(bundle)
-        .and_then(|builder| {
-            builder
-                .as_init(bundle)
-                .with_systemd(false)
-                .with_detach(true)
-                .build()
-        });
-    match built {
-        Ok(container) => {
-            let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
-            let pid = pid.ok_or_else(|| Failure::internal("the container has no process"))?;
-            Ok((verdict, pid))
-        }
-        Err(error) => Err(failure_of(&verdict, &error)),
-    }
-}
-
-/// The executor's own words if it got that far, else libcontainer's.
-fn failure_of(verdict: &File, error: &LibcontainerError) -> Failure {
-    // All writers are gone: the builder, and the process it has killed.
-    let told = rustix::io::ioctl_fionbio(verdict, true)
-        .ok()
-        .and_then(|()| serde_json::from_reader(verdict).ok());
-    told.unwrap_or_else(|| {
-        let message = chain(error);
-        if matches!(error, LibcontainerError::InvalidSpec(_)) {
-            Failure::invalid(message)
-        } else {
-            Failure::internal(message)
-        }
-    })
-}
-
-/// An error with its causes, each once, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        cause = error.source();
-    }
-    message
 }

@@ -3,6 +3,7 @@
 //! libcontainer would ask the C library, which in a static program loads
 //! whatever name service modules the container's files name.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -17,7 +18,11 @@ const MAX_FILE: u64 = 1 << 20;
 const DEFAULT_HOME: &str = "/";
 
 /// Adds `HOME` to an environment that has none, or an empty one.
-pub(super) fn add_home(env: &mut Vec<String>, rootfs: &Path, uid: u32) {
+pub(super) fn add_home(
+    env: &mut Vec<String>,
+    uid: u32,
+    read_passwd: impl FnOnce() -> Option<String>,
+) {
     let has_home = env.iter().any(|entry| {
         entry
             .strip_prefix("HOME=")
@@ -27,24 +32,29 @@ pub(super) fn add_home(env: &mut Vec<String>, rootfs: &Path, uid: u32) {
         return;
     }
     env.retain(|entry| !entry.starts_with("HOME="));
-    let home = read_passwd(rootfs)
+    let home = read_passwd()
         .and_then(|passwd| home_of(&passwd, uid).map(str::to_owned))
         .unwrap_or_else(|| DEFAULT_HOME.to_owned());
     env.push(format!("HOME={home}"));
 }
 
-/// Read inside the root: the image may have made it a link to anywhere.
-fn read_passwd(rootfs: &Path) -> Option<String> {
+/// The `/etc/passwd` below a root file system, read inside it: the image may have
+/// made it a link to anywhere.
+pub(super) fn read_passwd(rootfs: &Path) -> Option<String> {
     let root = Root::open(rootfs).ok()?;
     let handle = root.resolve("etc/passwd").ok()?;
     let status = rustix::fs::fstat(&handle).ok()?;
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return None;
     }
-    let file = handle.reopen(OpenFlags::O_RDONLY).ok()?;
-    let mut passwd = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut passwd).ok()?;
-    Some(String::from_utf8_lossy(&passwd).into_owned())
+    read_bounded(handle.reopen(OpenFlags::O_RDONLY).ok()?)
+}
+
+/// The beginning of a file, which is all of any that is what it should be.
+pub(super) fn read_bounded(file: File) -> Option<String> {
+    let mut text = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Sixth field of the first line whose third is the user's number.
@@ -68,7 +78,7 @@ mod tests {
 
     fn home_in(rootfs: &Path, env: &[&str], uid: u32) -> Vec<String> {
         let mut env = env.iter().map(|entry| (*entry).to_owned()).collect();
-        add_home(&mut env, rootfs, uid);
+        add_home(&mut env, uid, || read_passwd(rootfs));
         env
     }
 

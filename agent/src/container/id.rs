@@ -1,4 +1,4 @@
-//! Identifiers of containers, as the contract allows them.
+//! Identifiers of containers and processes, as the contract allows them.
 
 use crate::error::Error;
 
@@ -6,16 +6,16 @@ const MAX_LENGTH: usize = 128;
 
 /// An identifier that is safe as the name of a directory and of a cgroup.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct ContainerId(String);
+pub(crate) struct Id(String);
 
-impl ContainerId {
-    /// Checks the identifier of a request.
-    pub(crate) fn parse(id: &str) -> Result<Self, Error> {
+impl Id {
+    /// Checks the identifier that a request has in `field`.
+    pub(crate) fn parse(id: &str, field: &str) -> Result<Self, Error> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if id.is_empty() || id.len() > MAX_LENGTH || id.starts_with('.') || !id.chars().all(allowed)
         {
             return Err(Error::InvalidArgument(format!(
-                "container_id: must be 1 to {MAX_LENGTH} of [A-Za-z0-9_.-], not starting with a dot"
+                "{field}: must be 1 to {MAX_LENGTH} of [A-Za-z0-9_.-], not starting with a dot"
             )));
         }
         Ok(Self(id.to_owned()))
@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn identifiers_of_the_contract_are_taken() {
         for id in ["a", "web-1_x.y", &"f".repeat(128), "-", "A..B"] {
-            assert_eq!(ContainerId::parse(id).unwrap().as_str(), id);
+            assert_eq!(Id::parse(id, "container_id").unwrap().as_str(), id);
         }
     }
 
@@ -51,7 +51,7 @@ mod tests {
             "a\0",
             &"f".repeat(129),
         ] {
-            assert!(ContainerId::parse(id).is_err(), "{id:?}");
+            assert!(Id::parse(id, "container_id").is_err(), "{id:?}");
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Containers of the guest and what can be done with each.
 
+mod build;
 mod cgroup;
 mod create;
 mod devices;
+mod exec;
 mod executor;
 mod helper;
+mod helper_process;
 mod home;
 mod id;
 mod lookup;
@@ -14,29 +17,32 @@ mod registry;
 mod report;
 mod spec;
 mod stdio;
+mod table;
 mod terminal;
+mod verdict;
 mod workdir;
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::Signal;
 
 use cgroup::Cgroup;
-pub use create::HELPER_ROLE;
-pub use helper::run as build_container;
-use id::ContainerId;
+use exec::Execs;
+pub use helper::run as run_helper;
+pub use helper_process::Role;
+use id::Id;
 pub(crate) use paths::{CGROUP_PARENT, CGROUP_ROOT};
 use process::Process;
 pub(crate) use registry::Registry;
-use report::Failure;
 
 use crate::error::{Doing, Error};
 use crate::reaper::Reaper;
-use crate::streams::{PipeOrTerminal, StreamTable};
+use crate::streams::StreamTable;
 
 /// What all containers of a guest share.
 pub(crate) struct Guest {
@@ -48,29 +54,25 @@ pub(crate) struct Guest {
 
 /// A container from its creation to its deletion.
 pub(crate) struct Container {
-    id: ContainerId,
-    init: Process,
+    id: Id,
+    init: Arc<Process>,
     /// Says how executing the workload went; taken by the one start.
     verdict: Mutex<Option<OwnedFd>>,
+    /// The workload has been executed.
+    started: AtomicBool,
+    execs: Execs,
     cgroup: Cgroup,
     bundle: PathBuf,
 }
 
-/// Bytes of a verdict on a workload.
-const MAX_VERDICT: usize = 16 * 1024;
-
 impl Container {
-    fn new(
-        id: ContainerId,
-        init: Process,
-        verdict: OwnedFd,
-        cgroup: Cgroup,
-        bundle: PathBuf,
-    ) -> Self {
+    fn new(id: Id, init: Process, verdict: OwnedFd, cgroup: Cgroup, bundle: PathBuf) -> Self {
         Self {
+            execs: Execs::new(&id),
             id,
-            init,
+            init: Arc::new(init),
             verdict: Mutex::new(Some(verdict)),
+            started: AtomicBool::new(false),
             cgroup,
             bundle,
         }
@@ -103,34 +105,61 @@ impl Container {
             }
             released => released.doing("cannot start the container")?,
         }
-        let verdict = read_verdict(verdict)
-            .await
-            .doing("cannot start the container")?;
-        if verdict.is_empty() {
-            return Ok(());
-        }
-        let failure: Failure = serde_json::from_slice(&verdict)
-            .map_err(|error| Error::internal("cannot read why the start failed", error))?;
-        Err(failure.into())
+        verdict::read(verdict).await?;
+        self.started.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Sends a signal to the first process or to all.
-    pub(crate) fn signal(&self, signal: Signal, all: bool) -> Result<(), Error> {
-        if self.init.exit().is_some() && !all {
+    /// Its first process, or the one that Exec has started as `exec_id`.
+    pub(crate) fn process(&self, exec_id: &str) -> Result<Arc<Process>, Error> {
+        if exec_id.is_empty() {
+            return Ok(self.init.clone());
+        }
+        self.execs.get(exec_id)
+    }
+
+    /// Forgets a process that Exec has started and that has ended.
+    pub(crate) fn delete_exec(&self, exec_id: &str) -> Result<(), Error> {
+        self.execs.delete(exec_id)
+    }
+
+    /// Refuses what needs a workload that runs.
+    fn check_runs(&self) -> Result<(), Error> {
+        if self.init.exit().is_some() {
             return Err(self.precondition("has stopped"));
         }
-        let sent = match (all, signal) {
-            (true, Signal::KILL) => self.cgroup.kill(),
-            (true, signal) => self.cgroup.signal_all(signal),
-            (false, signal) => self.init.signal(signal),
+        if !self.started.load(Ordering::Relaxed) {
+            return Err(self.precondition("has not been started"));
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to one process; see [`Container::process`].
+    pub(crate) fn signal(&self, exec_id: &str, signal: Signal) -> Result<(), Error> {
+        let process = self.process(exec_id)?;
+        let sent = match process.exit() {
+            Some(_) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            None => process.signal(signal),
         };
         match sent {
-            // It ended in between.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-                Err(self.precondition("has stopped"))
+                if exec_id.is_empty() {
+                    return Err(self.precondition("has stopped"));
+                }
+                let message = format!("process {exec_id:?} has stopped");
+                Err(Error::FailedPrecondition(message))
             }
             sent => sent.doing("cannot send the signal"),
         }
+    }
+
+    /// Sends a signal to all of its processes.
+    pub(crate) fn signal_all(&self, signal: Signal) -> Result<(), Error> {
+        match signal {
+            Signal::KILL => self.cgroup.kill(),
+            signal => self.cgroup.signal_all(signal),
+        }
+        .doing("cannot send the signal")
     }
 
     /// Removes what the guest keeps for a container that has stopped.
@@ -160,18 +189,4 @@ fn release(socket: &Path) -> io::Result<()> {
     let socket = open(socket, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let address = format!("/proc/self/fd/{}", socket.as_raw_fd());
     UnixStream::connect(address)?.write_all(b"start container")
-}
-
-async fn read_verdict(verdict: OwnedFd) -> io::Result<Vec<u8>> {
-    let pipe = PipeOrTerminal::new(verdict)?;
-    let mut text = Vec::new();
-    let mut chunk = [0; 1024];
-    while text.len() < MAX_VERDICT {
-        let count = pipe.read(&mut chunk).await?;
-        if count == 0 {
-            break;
-        }
-        text.extend_from_slice(chunk.get(..count).unwrap_or_default());
-    }
-    Ok(text)
 }

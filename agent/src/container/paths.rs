@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::id::ContainerId;
+use super::id::Id;
 
 /// Directory of all containers' state, on a tmpfs that only the agent sees.
 const CONTAINERS: &str = "/run/nacre/containers";
@@ -14,16 +14,16 @@ pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 pub(crate) const CGROUP_PARENT: &str = "nacre";
 
 /// Directory of one container: its bundle, and the builder's state below.
-pub(crate) fn bundle(id: &ContainerId) -> PathBuf {
+pub(crate) fn bundle(id: &Id) -> PathBuf {
     PathBuf::from(CONTAINERS).join(id.as_str())
 }
 
 /// Socket on which the container's first process waits to be started.
-pub(crate) fn start_socket(id: &ContainerId) -> PathBuf {
+pub(crate) fn start_socket(id: &Id) -> PathBuf {
     bundle(id).join(id.as_str()).join("notify.sock")
 }
 
 /// Cgroup of a container as a path below [`CGROUP_ROOT`].
-pub(crate) fn cgroup(id: &ContainerId) -> PathBuf {
+pub(crate) fn cgroup(id: &Id) -> PathBuf {
     PathBuf::from("/").join(CGROUP_PARENT).join(id.as_str())
 }

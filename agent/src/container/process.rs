@@ -1,7 +1,7 @@
-//! A process that the host knows: a container's first, for now.
+//! A process that the host knows: a container's first, or one of its execs.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,13 +46,22 @@ pub(super) struct Started {
 }
 
 impl Process {
-    /// Watches over a child that `reaper` tracks already.
-    pub(super) fn watch(started: Started, cgroup: Cgroup, reaper: Arc<Reaper>) -> io::Result<Self> {
+    /// Watches over a process that `reaper` tracks already, and that is the
+    /// agent's child once `helper_end` is there.
+    pub(super) fn watch(
+        started: Started,
+        helper_end: impl Future<Output = Result<(), Error>> + Send + 'static,
+        cgroup: Cgroup,
+        reaper: Arc<Reaper>,
+    ) -> io::Result<Self> {
         let (ended, exit) = watch::channel(None);
         let pid = started.pid;
         let pidfd = started.pidfd.try_clone()?;
         let input = started.input;
         tokio::spawn(async move {
+            if let Err(error) = helper_end.await {
+                log::error!("{error}");
+            }
             let status = reaper.wait(pid, &pidfd).await.unwrap_or_else(|error| {
                 log::error!("lost the exit status of process {pid}: {error}");
                 UNKNOWN
@@ -78,6 +87,11 @@ impl Process {
     /// Process identifier in the agent's PID namespace.
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Stands for it for as long as somebody holds this.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// How it ended, if it has.

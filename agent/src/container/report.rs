@@ -1,4 +1,4 @@
-//! What the agent and the helper that builds a container say to each other.
+//! What the agent and its helpers say to each other.
 //!
 //! They share a pair of sequenced-packet sockets: one message for the request,
 //! one for the report with descriptors beside it, and one empty message as the
@@ -35,11 +35,26 @@ pub(crate) struct BuildRequest {
     pub terminal_size: Option<(u16, u16)>,
 }
 
-/// How the build went.
+/// Which process to start in a container. Beside it: the pidfd of the
+/// container's first process, and a file with the `process` as JSON.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct JoinRequest {
+    /// The container's identifier.
+    pub id: String,
+    /// Identifier of its first process in the agent's PID namespace.
+    pub init: i32,
+    /// Whether the host wants a terminal; must agree with the process.
+    pub terminal: bool,
+    /// Columns and rows of the terminal.
+    pub terminal_size: Option<(u16, u16)>,
+}
+
+/// How it went.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Report {
-    /// The first process waits to be started. Beside it: its pidfd, the reading
-    /// end of its verdict pipe, and the master side of its terminal if any.
+    /// A process was made: a container's first waits to be started, another
+    /// executes. Beside it: its pidfd, the reading end of its verdict pipe, and
+    /// the master side of its terminal if any.
     Created {
         /// Process identifier in the agent's PID namespace.
         pid: i32,
@@ -62,6 +77,8 @@ pub(crate) struct Failure {
 pub(crate) enum FailureKind {
     /// The specification's or the image's.
     Invalid,
+    /// The host's, who asks for what the state forbids.
+    Precondition,
     /// The guest's.
     Internal,
 }
@@ -70,6 +87,11 @@ impl Failure {
     /// A failure of the specification or the image.
     pub(crate) fn invalid(message: impl std::fmt::Display) -> Self {
         Self::new(FailureKind::Invalid, message)
+    }
+
+    /// A call that the container's state forbids.
+    pub(crate) fn precondition(message: impl std::fmt::Display) -> Self {
+        Self::new(FailureKind::Precondition, message)
     }
 
     /// A failure of the guest.

@@ -65,8 +65,46 @@ pub(super) struct Plumbing {
     outputs: Vec<(Arc<Socket>, OwnedFd)>,
 }
 
+/// What the agent keeps while a helper makes the process.
+pub(super) enum Kept {
+    Pipes(Plumbing),
+    /// For the terminal that the helper will hand over.
+    Terminal(ClaimedStreams),
+}
+
+/// What a helper begins with for a process that wants `stdio`, and what the agent
+/// keeps of it.
+pub(super) fn prepare(stdio: &Stdio, streams: ClaimedStreams) -> Result<(ChildStdio, Kept), Error> {
+    if stdio.terminal {
+        return Ok((nothing()?, Kept::Terminal(streams)));
+    }
+    let (child, plumbing) = pipes(streams)?;
+    Ok((child, Kept::Pipes(plumbing)))
+}
+
+impl Kept {
+    /// Connects the process with its streams; see [`Plumbing::run`].
+    pub(super) fn connect(self, terminal: Option<&OwnedFd>) -> io::Result<Option<JoinHandle<()>>> {
+        let plumbing = match (self, terminal) {
+            (Self::Pipes(plumbing), _) => plumbing,
+            (Self::Terminal(streams), Some(master)) => Plumbing::of_terminal(streams, master)?,
+            (Self::Terminal(_), None) => {
+                return Err(io::Error::other("the process has no terminal"));
+            }
+        };
+        plumbing.run()
+    }
+}
+
+/// Columns and rows of the terminal, if the host has said any.
+pub(super) fn terminal_size(stdio: &Stdio) -> Option<(u16, u16)> {
+    let size = stdio.terminal_size.as_ref()?;
+    let bounded = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+    Some((bounded(size.columns), bounded(size.rows)))
+}
+
 /// Pipes for the streams that there are, the null device for the others.
-pub(super) fn pipes(streams: ClaimedStreams) -> Result<(ChildStdio, Plumbing), Error> {
+fn pipes(streams: ClaimedStreams) -> Result<(ChildStdio, Plumbing), Error> {
     let mut outputs = Vec::new();
     let mut output = |stream: Option<Arc<Socket>>| -> Result<ProcessStdio, Error> {
         let Some(stream) = stream else {
@@ -94,7 +132,7 @@ pub(super) fn pipes(streams: ClaimedStreams) -> Result<(ChildStdio, Plumbing), E
 }
 
 /// The null device for a builder whose container will have a terminal.
-pub(super) fn nothing() -> Result<ChildStdio, Error> {
+fn nothing() -> Result<ChildStdio, Error> {
     Ok(ChildStdio {
         stdin: null()?,
         stdout: null()?,
@@ -109,7 +147,7 @@ fn null() -> Result<ProcessStdio, Error> {
 
 impl Plumbing {
     /// Connects a terminal's master side with its streams.
-    pub(super) fn of_terminal(streams: ClaimedStreams, master: &OwnedFd) -> io::Result<Self> {
+    fn of_terminal(streams: ClaimedStreams, master: &OwnedFd) -> io::Result<Self> {
         let end = |stream: Option<Arc<Socket>>| -> io::Result<Option<(Arc<Socket>, OwnedFd)>> {
             stream
                 .map(|stream| Ok((stream, master.try_clone()?)))
@@ -123,7 +161,7 @@ impl Plumbing {
 
     /// Copies until the end of each stream. What comes back is the copying of
     /// the input, which nothing needs once the process has ended.
-    pub(super) fn run(self) -> io::Result<Option<JoinHandle<()>>> {
+    fn run(self) -> io::Result<Option<JoinHandle<()>>> {
         for (stream, end) in self.outputs {
             let source = PipeOrTerminal::new(end)?;
             tokio::spawn(async move {

@@ -11,8 +11,9 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use nacre_protocol::agent::{
-    CreateContainerRequest, DeleteContainerRequest, ShutDownRequest, SignalContainerRequest,
-    StartContainerRequest, Stdio, WaitContainerRequest, WaitContainerResponse,
+    CreateContainerRequest, DeleteContainerRequest, DeleteExecRequest, ExecRequest,
+    ResizeTerminalRequest, ShutDownRequest, SignalContainerRequest, StartContainerRequest, Stdio,
+    TerminalSize, WaitContainerRequest, WaitContainerResponse,
 };
 use nacre_protocol::agent_ttrpc::AgentClient;
 use nacre_protocol::stream::StreamHeader;
@@ -166,6 +167,23 @@ impl Guest {
     pub(crate) fn create_with(&self, request: &CreateContainerRequest) -> Result<u32, CallError> {
         self.call(async |agent, context| agent.create_container(context, request).await)
             .map(|response| response.pid)
+    }
+
+    /// Starts a further process as a request says.
+    pub(crate) fn exec_with(&self, request: &ExecRequest) -> Result<u32, CallError> {
+        self.call(async |agent, context| agent.exec(context, request).await)
+            .map(|response| response.pid)
+    }
+
+    /// Controllers that a container's cgroup has.
+    pub(crate) fn controllers(&self) -> String {
+        let file = self
+            .agent_root()
+            .join("sys/fs/cgroup/nacre/cgroup.subtree_control");
+        fs::read_to_string(file)
+            .expect("controllers")
+            .trim()
+            .to_owned()
     }
 
     /// Runs a shell command in a container to its end.
@@ -356,7 +374,7 @@ pub(crate) struct Output {
     pub oom_killed: bool,
 }
 
-impl Container<'_> {
+impl<'a> Container<'a> {
     /// Executes the workload.
     pub(crate) fn start(&self) -> Result<(), CallError> {
         let request = StartContainerRequest {
@@ -403,20 +421,40 @@ impl Container<'_> {
             .map(drop)
     }
 
+    /// Starts a further process in it, with all its streams.
+    pub(crate) fn exec(&self, exec_id: &str, process: &Value) -> Result<Process<'a>, CallError> {
+        let terminal = process["terminal"] == json!(true);
+        let (stdin_stream, stdin) = self.guest.open_stream();
+        let (stdout_stream, stdout) = self.guest.open_stream();
+        let (stderr_stream, stderr) = if terminal {
+            (0, None)
+        } else {
+            let (id, stream) = self.guest.open_stream();
+            (id, Some(stream))
+        };
+        let request = ExecRequest {
+            container_id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            process: process.to_string().into_bytes(),
+            stdio: Some(Stdio {
+                stdin_stream,
+                stdout_stream,
+                stderr_stream,
+                terminal,
+                ..Stdio::default()
+            })
+            .into(),
+            ..ExecRequest::default()
+        };
+        self.guest.exec_with(&request)?;
+        Ok(Process::new(
+            self.guest, &self.id, exec_id, stdin, stdout, stderr,
+        ))
+    }
+
     /// Reads stdout until what was read ends with `text`.
     pub(crate) fn read_until(&mut self, text: &str) -> String {
-        let mut read = Vec::new();
-        let mut byte = [0];
-        self.stdout
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a timeout");
-        while !read.ends_with(text.as_bytes()) {
-            let count = self.stdout.read(&mut byte).unwrap_or(0);
-            let so_far = String::from_utf8_lossy(&read);
-            assert!(count == 1, "{text:?} expected, got {so_far:?}");
-            read.push(byte[0]);
-        }
-        String::from_utf8_lossy(&read).into_owned()
+        read_until(&mut self.stdout, text)
     }
 
     /// Drains the outputs, waits for the end and removes the container.
@@ -437,6 +475,123 @@ impl Container<'_> {
             oom_killed: exit.oom_killed,
         }
     }
+}
+
+/// A further process of a container with the host's ends of its streams.
+pub(crate) struct Process<'a> {
+    guest: &'a Guest,
+    container_id: String,
+    exec_id: String,
+    pub stdin: UnixStream,
+    pub stdout: UnixStream,
+    stderr: Option<UnixStream>,
+}
+
+impl<'a> Process<'a> {
+    /// A process that an exec has started.
+    pub(crate) fn new(
+        guest: &'a Guest,
+        container_id: &str,
+        exec_id: &str,
+        stdin: UnixStream,
+        stdout: UnixStream,
+        stderr: Option<UnixStream>,
+    ) -> Self {
+        Self {
+            guest,
+            container_id: container_id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            stdin,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: u32) -> Result<(), CallError> {
+        let request = SignalContainerRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            signal,
+            ..SignalContainerRequest::default()
+        };
+        self.guest
+            .call(async |agent, context| agent.signal_container(context, &request).await)
+            .map(drop)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&self) -> Result<WaitContainerResponse, CallError> {
+        let request = WaitContainerRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            ..WaitContainerRequest::default()
+        };
+        self.guest
+            .call(async |agent, context| agent.wait_container(context, &request).await)
+    }
+
+    /// Sets the size of its terminal.
+    pub(crate) fn resize(&self, size: TerminalSize) -> Result<(), CallError> {
+        let request = ResizeTerminalRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            size: Some(size).into(),
+            ..ResizeTerminalRequest::default()
+        };
+        self.guest
+            .call(async |agent, context| agent.resize_terminal(context, &request).await)
+            .map(drop)
+    }
+
+    /// Has it forgotten.
+    pub(crate) fn delete(&self) -> Result<(), CallError> {
+        let request = DeleteExecRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            ..DeleteExecRequest::default()
+        };
+        self.guest
+            .call(async |agent, context| agent.delete_exec(context, &request).await)
+            .map(drop)
+    }
+
+    /// Reads stdout until what was read ends with `text`.
+    pub(crate) fn read_until(&mut self, text: &str) -> String {
+        read_until(&mut self.stdout, text)
+    }
+
+    /// Drains the outputs, waits for the end and has it forgotten.
+    pub(crate) fn finish(self) -> Output {
+        let stdout = read_all(self.stdout.try_clone().expect("stdout"));
+        let stderr = self
+            .stderr
+            .as_ref()
+            .map(|stderr| read_all(stderr.try_clone().expect("stderr")));
+        let exit = self.wait().expect("to wait");
+        let stdout = stdout.join().expect("stdout");
+        let stderr = stderr.map(|stderr| stderr.join().expect("stderr"));
+        self.delete().expect("to delete the process");
+        Output {
+            status: exit.exit_status,
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr.unwrap_or_default()).into_owned(),
+            oom_killed: exit.oom_killed,
+        }
+    }
+}
+
+fn read_until(stream: &mut UnixStream, text: &str) -> String {
+    let mut read = Vec::new();
+    let mut byte = [0];
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    while !read.ends_with(text.as_bytes()) {
+        let count = stream.read(&mut byte).unwrap_or(0);
+        let so_far = String::from_utf8_lossy(&read);
+        assert!(count == 1, "{text:?} expected, got {so_far:?}");
+        read.push(byte[0]);
+    }
+    String::from_utf8_lossy(&read).into_owned()
 }
 
 fn read_all(mut stream: UnixStream) -> JoinHandle<Vec<u8>> {

@@ -11,6 +11,7 @@ mod guest;
 mod server;
 
 mod confinement;
+mod exec;
 mod failures;
 mod lifecycle;
 mod streams;
@@ -33,6 +34,7 @@ fn main() {
         failures::tests(),
         streams::tests(),
         confinement::tests(),
+        exec::tests(),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests.concat_trials()).exit();
 }

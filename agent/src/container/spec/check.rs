@@ -89,7 +89,7 @@ fn is_plain(path: &Path) -> bool {
             .any(|component| component == Component::ParentDir)
 }
 
-fn check_process(process: &Process) -> Result<(), SpecError> {
+pub(super) fn check_process(process: &Process) -> Result<(), SpecError> {
     let args = process.args().as_deref().unwrap_or_default();
     refuse_if(args.is_empty(), "process.args", "must not be empty")?;
     refuse_if(
@@ -127,6 +127,21 @@ fn check_process(process: &Process) -> Result<(), SpecError> {
         "process.selinuxLabel",
         "the guest has no SELinux",
     )
+}
+
+/// What only a container's first process can be given.
+pub(super) fn check_exec(process: &Process) -> Result<(), SpecError> {
+    for (present, field) in [
+        (process.io_priority().is_some(), "process.ioPriority"),
+        (process.scheduler().is_some(), "process.scheduler"),
+        (
+            process.exec_cpu_affinity().is_some(),
+            "process.execCPUAffinity",
+        ),
+    ] {
+        refuse_if(present, field, "is not supported for an exec")?;
+    }
+    Ok(())
 }
 
 fn check_linux(linux: &Linux) -> Result<(), SpecError> {

@@ -8,7 +8,7 @@ mod namespaces;
 mod prepare;
 mod sysctl;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use thiserror::Error;
 
 pub(super) use check::check;
@@ -35,6 +35,17 @@ impl SpecError {
 /// Reads the JSON of a request.
 pub(super) fn parse(json: &[u8]) -> Result<Spec, SpecError> {
     serde_json::from_slice(json).map_err(|error| SpecError::new("spec", error.to_string()))
+}
+
+/// Reads, checks and fits the process of an exec. Its fields are named as those
+/// of `process` in `config.json`.
+pub(super) fn process(json: &[u8]) -> Result<Process, SpecError> {
+    let mut process: Process = serde_json::from_slice(json)
+        .map_err(|error| SpecError::new("process", error.to_string()))?;
+    check::check_process(&process)?;
+    check::check_exec(&process)?;
+    prepare::prepare_process(&mut process);
+    Ok(process)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use oci_spec::runtime::{
 
 use super::check::is_bind;
 use super::{SpecError, namespaces, sysctl};
-use crate::container::id::ContainerId;
+use crate::container::id::Id;
 use crate::container::paths;
 
 /// What is built, and what the agent does itself beside.
@@ -32,7 +32,7 @@ pub(in crate::container) struct Prepared {
 /// for no other.
 pub(in crate::container) fn prepare(
     mut spec: Spec,
-    id: &ContainerId,
+    id: &Id,
     hostname: &str,
 ) -> Result<Prepared, SpecError> {
     share_hostname(&mut spec, hostname)?;
@@ -96,7 +96,7 @@ fn shared_paths(spec: &Spec) -> Vec<(String, PathBuf)> {
 
 fn prepare_linux(
     linux: &mut Linux,
-    id: &ContainerId,
+    id: &Id,
     own_uts: bool,
 ) -> Result<Vec<(String, String)>, SpecError> {
     let parameters = linux.sysctl().clone().unwrap_or_default();
@@ -112,7 +112,7 @@ fn some_unless_empty(map: HashMap<String, String>) -> Option<HashMap<String, Str
     (!map.is_empty()).then_some(map)
 }
 
-fn prepare_process(process: &mut Process) {
+pub(super) fn prepare_process(process: &mut Process) {
     // libcontainer takes any value for "true" where it orders seccomp.
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);

@@ -4,7 +4,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::container::id::ContainerId;
+use crate::container::id::Id;
 
 fn base() -> Value {
     json!({
@@ -35,7 +35,7 @@ fn with(pointer: &str, value: Value) -> Value {
 fn run(spec: &Value) -> Result<Prepared, SpecError> {
     let spec = parse(spec.to_string().as_bytes())?;
     check(&spec)?;
-    prepare(spec, &ContainerId::parse("c1").unwrap(), "pod")
+    prepare(spec, &Id::parse("c1", "container_id").unwrap(), "pod")
 }
 
 fn refused(spec: &Value) -> String {
