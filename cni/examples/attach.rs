@@ -13,6 +13,7 @@ use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use nacre_cni::{Attachment, AttachmentId, Cni, discovery, plugin_dirs};
 
@@ -46,7 +47,17 @@ const NETWORK: &str = r#"{
     "plugins": [{"type": "address"}, {"type": "pass-on"}]
 }"#;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("attach: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let cache = tempfile::tempdir()?;
     if let [conf_dir, name, netns] = arguments.as_slice() {

@@ -151,6 +151,11 @@ impl Failure {
             Self::NotFound(_) | Self::NotExecutable(_) | Self::NotStarted { .. }
         )
     }
+
+    /// Whether the plugin ended by itself and said that it failed.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Reported { .. } | Self::Exit { .. })
+    }
 }
 
 /// An error as plugins print it (section 5, "Error").

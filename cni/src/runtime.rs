@@ -156,7 +156,7 @@ impl Cni {
         let errors: Vec<_> = entry.network.plugins[..ran]
             .iter()
             .rev()
-            .filter_map(|plugin| self.del_plugin(entry, plugin).err())
+            .filter_map(|plugin| self.undo_plugin(entry, plugin).err())
             .collect();
         let undone = Error::of_all(errors)
             .and_then(|()| self.cache.remove(&entry.network.name, &entry.attachment.id));
@@ -166,6 +166,17 @@ impl Cni {
                 add: Box::new(error),
                 undo: Box::new(undo),
             },
+        }
+    }
+
+    /// `DEL`, a second time when the plugin complained: some miss on the first time what
+    /// their failed `ADD` has not made, but remove the rest.
+    fn undo_plugin(&self, entry: &CacheEntry, plugin: &PluginConfig) -> Result<(), Error> {
+        match self.del_plugin(entry, plugin) {
+            Err(Error::Plugin(error)) if error.failure.is_answer() => {
+                self.del_plugin(entry, plugin)
+            }
+            other => other,
         }
     }
 

@@ -177,6 +177,27 @@ fn what_was_never_executed_is_not_undone() {
 }
 
 #[test]
+fn a_plugin_that_misses_what_it_never_made_is_asked_a_second_time() {
+    let world = World::new();
+    let asked = world.path("asked");
+    world.plugin(
+        "one",
+        &format!(
+            "test $CNI_COMMAND = DEL -a -e {0} && exit 0\n\
+             test $CNI_COMMAND = DEL && touch {0}\n\
+             echo '{{\"code\": 999, \"msg\": \"no such chain\"}}'; exit 1",
+            asked.display()
+        ),
+    );
+    assert_eq!(
+        world.add_error(&chain("1.0.0", &["one"])),
+        "CNI plugin one failed to ADD: no such chain (code 999)"
+    );
+    assert_eq!(world.log(), ["one ADD", "one DEL", "one DEL"]);
+    assert!(world.cni.attachments().unwrap().is_empty());
+}
+
+#[test]
 fn undoing_goes_on_after_an_error_and_what_is_left_is_remembered() {
     let world = World::new();
     world.answering("one", &result("1.0.0", "10.0.0.2/24"));
@@ -194,7 +215,10 @@ fn undoing_goes_on_after_an_error_and_what_is_left_is_remembered() {
         "CNI plugin bad failed to ADD: later (code 11, try again later); undoing it failed, \
          too: CNI plugin two failed to DEL: device busy (code 101)"
     );
-    assert_eq!(world.log()[3..], ["bad DEL", "two DEL", "one DEL"]);
+    assert_eq!(
+        world.log()[3..],
+        ["bad DEL", "two DEL", "two DEL", "one DEL"]
+    );
     let left = world.cni.attachments().unwrap();
     assert_eq!(left.len(), 1);
     assert!(!left[0].entry.as_ref().unwrap().complete);
