@@ -92,6 +92,15 @@ impl HostCgroup {
         })
     }
 
+    /// Removes the cgroup that `linux.cgroupsPath` names, which a front door that
+    /// was killed has left. Harmless when it is gone or still in use.
+    pub fn remove(path: &Path) {
+        if let Ok(names) = names(path) {
+            let place = names.iter().fold(PathBuf::from(ROOT), |dir, name| dir.join(name));
+            drop(Made(vec![place]));
+        }
+    }
+
     /// The directory, for a process to be born in.
     ///
     /// # Errors
