@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, getppid, kill_process_group, pidfd_open,
+    set_parent_process_death_signal,
+};
 
 /// Most bytes of standard output; a result is far smaller.
 pub(crate) const MAX_STDOUT: usize = 1 << 20;
@@ -79,10 +82,14 @@ fn start(program: &Path, environment: &[(&str, OsString)]) -> io::Result<Child> 
         .stderr(Stdio::piped())
         // Of its own, so that it can be killed with its children.
         .process_group(0);
-    // SAFETY: between fork and exec, the closure makes a system call and nothing else:
+    let parent = getpid();
+    // SAFETY: between fork and exec, the closure makes system calls and nothing else:
     // no allocation, no lock.
     unsafe {
-        command.pre_exec(close_descriptors_on_exec);
+        command.pre_exec(move || {
+            close_descriptors_on_exec()?;
+            die_with(parent)
+        });
     }
     let until = Instant::now() + BUSY_TIME;
     loop {
@@ -114,6 +121,18 @@ fn close_descriptors_on_exec() -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// A plugin that outlived its runtime would go on making what a later `DEL` has already
+/// removed. The signal comes when the thread ends that started the plugin; that one
+/// waits for it.
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() == Some(parent) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::Interrupted.into())
     }
 }
 

@@ -60,7 +60,9 @@ struct Versions {
 #[must_use]
 pub fn plugin_dirs() -> Vec<PathBuf> {
     match env::var_os("CNI_PATH") {
-        Some(path) if !path.is_empty() => env::split_paths(&path).collect(),
+        Some(path) if !path.is_empty() => env::split_paths(&path)
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .collect(),
         _ => DEFAULT_PLUGIN_DIRS.iter().map(PathBuf::from).collect(),
     }
 }

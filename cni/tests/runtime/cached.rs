@@ -1,13 +1,19 @@
 //! The result cache across processes, crashes and damage.
 
+use std::env;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nacre_cni::Cni;
 use serde_json::json;
 
-use crate::world::{World, attachment, chain, files, id, result};
+use crate::world::{World, attachment, chain, files, id, result, wait_for};
+
+/// Tells a test that it is the process to be killed, and where its files are.
+const KILLED: &str = "NACRE_CNI_TEST_KILLED";
 
 /// A library in another process would look like this.
 fn another(world: &World) -> Cni {
@@ -34,31 +40,53 @@ fn another_process_deletes_what_this_one_added() {
 }
 
 #[test]
-fn an_add_cut_short_leaves_a_trace_with_the_last_result() {
+fn a_runtime_killed_during_add_leaves_a_trace_and_no_plugin() {
+    let network = chain("1.0.0", &["one", "slow"]);
+    if let Some(dir) = env::var_os(KILLED) {
+        let dir = PathBuf::from(dir);
+        let cni = Cni::new(vec![dir.join("plugins")], dir.join("cache")).unwrap();
+        panic!("{:?}", cni.add(&network, &attachment("c1")));
+    }
     let world = World::new();
+    let pid = world.path("pid");
     world.answering("one", &result("1.0.0", "10.0.0.2/24"));
-    // The cache as a runtime would leave it that is killed while the plugin runs.
-    let copy = world.path("copy");
     world.plugin(
-        "two",
+        "slow",
         &format!(
-            "test $CNI_COMMAND = ADD && cp {} {} && echo '{{}}'; exit 0",
-            world.cache_file("c1").display(),
-            copy.display()
+            "test $CNI_COMMAND = ADD || exit 0\necho $$ >{0}.new; mv {0}.new {0}; exec sleep 1000",
+            pid.display()
         ),
     );
-    let network = chain("1.0.0", &["one", "two"]);
-    world.add(&network).unwrap();
-    fs::copy(&copy, world.cache_file("c1")).unwrap();
+    // This very test, in a process that can be killed.
+    let mut killed = Command::new(env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "cached::a_runtime_killed_during_add_leaves_a_trace_and_no_plugin",
+        ])
+        .env(KILLED, world.path(""))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the second plugin", || pid.exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let plugin = fs::read_to_string(&pid).unwrap();
+    let plugin = Path::new("/proc").join(plugin.trim());
+    wait_for("the plugin's end", || {
+        // Nobody may have waited for it yet.
+        fs::read_to_string(plugin.join("stat")).map_or(true, |stat| stat.contains(") Z "))
+    });
 
     let other = another(&world);
     let entry = other.attachment(&network.name, &id("c1")).unwrap().unwrap();
     assert!(!entry.complete);
     other.check(&network, &id("c1")).unwrap_err();
-    other.del(&entry.network, &entry.attachment).unwrap();
-    assert_eq!(world.log()[2..], ["two DEL", "one DEL"]);
-    let previous = &world.calls()[3].request["prevResult"];
-    assert_eq!(*previous, result("1.0.0", "10.0.0.2/24"));
+    other.gc(&network, &[]).unwrap();
+    assert_eq!(world.log(), ["one ADD", "slow ADD", "slow DEL", "one DEL"]);
+    for call in &world.calls()[2..] {
+        assert_eq!(call.request["prevResult"], result("1.0.0", "10.0.0.2/24"));
+    }
+    assert_eq!(files(&world.path("cache")), ["lock"]);
 }
 
 #[test]
@@ -121,10 +149,7 @@ fn collection_waits_for_an_add_under_way() {
     let network = chain("1.0.0", &["slow"]);
     thread::scope(|scope| {
         let adding = scope.spawn(|| world.add(&network));
-        let until = Instant::now() + Duration::from_secs(20);
-        while !started.exists() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(5));
-        }
+        wait_for("the plugin", || started.exists());
         // Without the wait, this would delete what is being added.
         another(&world).gc(&network, &[id("c1")]).unwrap();
         adding.join().unwrap().unwrap();

@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nacre_cni::{AddResult, Attachment, AttachmentId, Cni, Error, NetworkConfig};
 use serde_json::{Value, json};
@@ -179,4 +180,13 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
     names
+}
+
+/// Waits for what must come soon.
+pub(crate) fn wait_for(what: &str, mut come: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !come() {
+        assert!(Instant::now() < until, "{what} has not come");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
