@@ -17,6 +17,11 @@ pub(crate) fn register_pidfd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     register_with(fd, Interest::READABLE)
 }
 
+/// Lets the runtime poll a file that tells of its changes (`POLLPRI`).
+pub(crate) fn register_priority(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    register_with(fd, Interest::PRIORITY)
+}
+
 fn register_with(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stands for one descriptor all its life, and the AsyncFd
     // takes it out of the poll set before it closes it.

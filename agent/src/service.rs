@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nacre_protocol::agent::{
-    CreateContainerRequest, CreateContainerResponse, DeleteContainerRequest,
-    DeleteContainerResponse, DeleteExecRequest, DeleteExecResponse, ExecRequest, ExecResponse,
-    GuestStatsRequest, GuestStatsResponse, ResizeTerminalRequest, ResizeTerminalResponse,
-    SetUpPodRequest, SetUpPodResponse, ShutDownRequest, ShutDownResponse, SignalContainerRequest,
-    SignalContainerResponse, StartContainerRequest, StartContainerResponse, WaitContainerRequest,
-    WaitContainerResponse,
+    ContainerStatsRequest, ContainerStatsResponse, CreateContainerRequest, CreateContainerResponse,
+    DeleteContainerRequest, DeleteContainerResponse, DeleteExecRequest, DeleteExecResponse,
+    ExecRequest, ExecResponse, GuestStatsRequest, GuestStatsResponse, ListProcessesRequest,
+    ListProcessesResponse, PauseContainerRequest, PauseContainerResponse, ResizeTerminalRequest,
+    ResizeTerminalResponse, ResumeContainerRequest, ResumeContainerResponse, SetUpPodRequest,
+    SetUpPodResponse, ShutDownRequest, ShutDownResponse, SignalContainerRequest,
+    SignalContainerResponse, StartContainerRequest, StartContainerResponse, UpdateContainerRequest,
+    UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse, WaitOutOfMemoryRequest,
+    WaitOutOfMemoryResponse,
 };
 use nacre_protocol::agent_ttrpc::{Agent, create_agent};
 use rustix::process::Signal;
@@ -260,6 +263,68 @@ impl Agent for AgentService {
         let id = request.container_id;
         to_the_end(async move { registry.delete(&id).await }).await?;
         Ok(DeleteContainerResponse::default())
+    }
+
+    async fn pause_container(
+        &self,
+        _: &TtrpcContext,
+        request: PauseContainerRequest,
+    ) -> ttrpc::Result<PauseContainerResponse> {
+        let container = self.container(&request.container_id)?;
+        to_the_end(async move { container.pause().await }).await?;
+        Ok(PauseContainerResponse::default())
+    }
+
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        request: ResumeContainerRequest,
+    ) -> ttrpc::Result<ResumeContainerResponse> {
+        let container = self.container(&request.container_id)?;
+        to_the_end(async move { container.resume().await }).await?;
+        Ok(ResumeContainerResponse::default())
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> ttrpc::Result<UpdateContainerResponse> {
+        let container = self.container(&request.container_id)?;
+        container.update(&request.resources)?;
+        Ok(UpdateContainerResponse::default())
+    }
+
+    async fn list_processes(
+        &self,
+        _: &TtrpcContext,
+        request: ListProcessesRequest,
+    ) -> ttrpc::Result<ListProcessesResponse> {
+        let container = self.container(&request.container_id)?;
+        Ok(ListProcessesResponse {
+            pids: container.processes()?,
+            ..ListProcessesResponse::default()
+        })
+    }
+
+    async fn container_stats(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerStatsRequest,
+    ) -> ttrpc::Result<ContainerStatsResponse> {
+        Ok(self.container(&request.container_id)?.stats()?)
+    }
+
+    async fn wait_out_of_memory(
+        &self,
+        _: &TtrpcContext,
+        request: WaitOutOfMemoryRequest,
+    ) -> ttrpc::Result<WaitOutOfMemoryResponse> {
+        let container = self.container(&request.container_id)?;
+        Ok(WaitOutOfMemoryResponse {
+            kills: container.wait_out_of_memory(request.known).await?,
+            ..WaitOutOfMemoryResponse::default()
+        })
     }
 
     async fn guest_stats(

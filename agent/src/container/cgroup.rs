@@ -4,7 +4,7 @@
 //! here recurses and everything read is bounded.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(2);
 const MAX_CGROUPS: usize = 10_000;
 
 /// Bytes read of one file.
-const MAX_FILE: u64 = 1 << 20;
+pub(super) const MAX_FILE: u64 = 1 << 20;
 
 /// A container's cgroup. Dropping it does nothing; see [`Cgroup::remove`].
 #[derive(Clone, Debug)]
@@ -48,6 +48,48 @@ impl Cgroup {
         &self.path
     }
 
+    /// Path of one of its files.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Content of one of its files.
+    pub(super) fn read(&self, name: &str) -> io::Result<String> {
+        read_bounded(&self.file(name))
+    }
+
+    /// Content of one of its files; nothing when the kernel has no such file.
+    pub(super) fn read_if_there(&self, name: &str) -> io::Result<String> {
+        match self.read(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read,
+        }
+    }
+
+    /// Writes one of its files.
+    pub(super) fn write(&self, name: &str, value: &str) -> io::Result<()> {
+        let mut file = fs::File::options().write(true).open(self.file(name))?;
+        file.write_all(value.as_bytes())
+    }
+
+    /// The processes in it and in those below, at most `limit`.
+    pub(super) fn processes(&self, limit: usize) -> io::Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        for cgroup in self.with_descendants()? {
+            let members = match read_bounded(&cgroup.join("cgroup.procs")) {
+                // The workload has removed it, or made it hold threads only.
+                Err(_) if cgroup != self.path => continue,
+                members => members?,
+            };
+            pids.extend(members.lines().filter_map(|line| line.parse::<u32>().ok()));
+            if pids.len() >= limit {
+                pids.truncate(limit);
+                break;
+            }
+        }
+        Ok(pids)
+    }
+
     /// Makes the directory.
     pub(crate) fn create(&self) -> io::Result<()> {
         fs::create_dir(&self.path)
@@ -64,11 +106,8 @@ impl Cgroup {
     /// Sends a signal to every process in it. Processes that are made meanwhile
     /// may be missed, as with any signal but SIGKILL.
     pub(crate) fn signal_all(&self, signal: Signal) -> io::Result<()> {
-        for cgroup in self.with_descendants()? {
-            let processes = read_bounded(&cgroup.join("cgroup.procs"))?;
-            for pid in processes.lines().filter_map(|line| line.parse().ok()) {
-                self.signal_member(pid, signal);
-            }
+        for pid in self.processes(usize::MAX)? {
+            self.signal_member(pid.cast_signed(), signal);
         }
         Ok(())
     }
@@ -131,7 +170,15 @@ impl Cgroup {
         let mut found = vec![self.path.clone()];
         let mut next = 0;
         while let Some(cgroup) = found.get(next) {
-            for entry in fs::read_dir(cgroup)?.flatten() {
+            let entries = match fs::read_dir(cgroup) {
+                // The workload has removed it meanwhile.
+                Err(_) if next > 0 => {
+                    next += 1;
+                    continue;
+                }
+                entries => entries?,
+            };
+            for entry in entries.flatten() {
                 let is_cgroup = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 if is_cgroup && found.len() < MAX_CGROUPS {
                     found.push(entry.path());
@@ -161,7 +208,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 }
 
 /// Value of a key in a file of `key value` lines; 0 when it is not there.
-fn counter(file: &str, key: &str) -> u64 {
+pub(super) fn counter(file: &str, key: &str) -> u64 {
     file.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(name, _)| *name == key)

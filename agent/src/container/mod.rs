@@ -6,6 +6,7 @@ mod create;
 mod devices;
 mod exec;
 mod executor;
+mod freeze;
 mod helper;
 mod helper_process;
 mod home;
@@ -16,10 +17,13 @@ mod process;
 mod registry;
 mod report;
 mod spec;
+mod stats;
 mod stdio;
 mod table;
 mod terminal;
+mod update;
 mod verdict;
+mod watched_file;
 mod workdir;
 
 use std::io::{self, Write};
@@ -30,9 +34,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::Signal;
+use tokio::sync::watch;
 
 use cgroup::Cgroup;
 use exec::Execs;
+use freeze::Freezer;
 pub use helper::run as run_helper;
 pub use helper_process::Role;
 use id::Id;
@@ -61,20 +67,24 @@ pub(crate) struct Container {
     /// The workload has been executed.
     started: AtomicBool,
     execs: Execs,
+    freezer: Freezer,
     cgroup: Cgroup,
     bundle: PathBuf,
+    deleted: watch::Sender<bool>,
 }
 
 impl Container {
     fn new(id: Id, init: Process, verdict: OwnedFd, cgroup: Cgroup, bundle: PathBuf) -> Self {
         Self {
             execs: Execs::new(&id),
+            freezer: Freezer::default(),
             id,
             init: Arc::new(init),
             verdict: Mutex::new(Some(verdict)),
             started: AtomicBool::new(false),
             cgroup,
             bundle,
+            deleted: watch::Sender::new(false),
         }
     }
 
@@ -162,6 +172,13 @@ impl Container {
         .doing("cannot send the signal")
     }
 
+    /// Returns when it has been deleted.
+    pub(crate) async fn deleted(&self) -> Error {
+        // The sender lives as long as this container.
+        let _ = self.deleted.subscribe().wait_for(|deleted| *deleted).await;
+        Error::NotFound(format!("container {:?}", self.id.as_str()))
+    }
+
     /// Removes what the guest keeps for a container that has stopped.
     async fn remove(&self) -> Result<(), Error> {
         self.cgroup
@@ -169,6 +186,7 @@ impl Container {
             .await
             .doing("cannot remove the container's cgroup")?;
         remove_bundle(&self.bundle);
+        self.deleted.send_replace(true);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod guest;
 mod server;
 
 mod confinement;
+mod control;
 mod exec;
 mod failures;
 mod lifecycle;
@@ -34,6 +35,7 @@ fn main() {
         failures::tests(),
         streams::tests(),
         confinement::tests(),
+        control::tests(),
         exec::tests(),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests.concat_trials()).exit();

@@ -73,6 +73,9 @@ pub(in crate::container) async fn exec(
     let id = exec_id(&request.exec_id)?;
     let reservation = container.execs.table.reserve(&id)?;
     container.check_runs()?;
+    if container.freezer.is_paused() {
+        return Err(container.precondition("is paused"));
+    }
     let process = start(guest, container, request).await?;
     let pid = process.pid();
     reservation.keep(Arc::new(process));
