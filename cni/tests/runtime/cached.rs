@@ -81,7 +81,7 @@ fn a_runtime_killed_during_add_leaves_a_trace_and_no_plugin() {
     let entry = other.attachment(&network.name, &id("c1")).unwrap().unwrap();
     assert!(!entry.complete);
     other.check(&network, &id("c1")).unwrap_err();
-    other.gc(&network, &[]).unwrap();
+    other.gc(&network, Vec::new).unwrap();
     assert_eq!(world.log(), ["one ADD", "slow ADD", "slow DEL", "one DEL"]);
     for call in &world.calls()[2..] {
         assert_eq!(call.request["prevResult"], result("1.0.0", "10.0.0.2/24"));
@@ -150,8 +150,16 @@ fn collection_waits_for_an_add_under_way() {
     thread::scope(|scope| {
         let adding = scope.spawn(|| world.add(&network));
         wait_for("the plugin", || started.exists());
-        // Without the wait, this would delete what is being added.
-        another(&world).gc(&network, &[id("c1")]).unwrap();
+        let other = another(&world);
+        // Asked too early, the answer would not have the attachment.
+        let complete = || {
+            let known = other.attachments().unwrap().into_iter();
+            known
+                .filter(|known| known.entry.as_ref().is_some_and(|entry| entry.complete))
+                .map(|known| known.id)
+                .collect()
+        };
+        other.gc(&network, complete).unwrap();
         adding.join().unwrap().unwrap();
     });
     assert_eq!(world.log(), ["slow ADD"]);
@@ -159,7 +167,7 @@ fn collection_waits_for_an_add_under_way() {
     let hasty = another(&world).with_deadline(Duration::from_millis(50));
     let holder = fs::File::open(world.path("cache/lock")).unwrap();
     holder.lock_shared().unwrap();
-    let error = hasty.gc(&network, &[]).unwrap_err().to_string();
+    let error = hasty.gc(&network, Vec::new).unwrap_err().to_string();
     assert!(
         error.contains("is still locked by another process"),
         "{error}"

@@ -16,7 +16,7 @@ fn stale_attachments_are_deleted_and_plugins_told_who_is_valid() {
     for container in ["c1", "c2", "c3"] {
         world.cni.add(&network, &attachment(container)).unwrap();
     }
-    world.cni.gc(&network, &[id("c2"), id("c9")]).unwrap();
+    world.cni.gc(&network, || vec![id("c2"), id("c9")]).unwrap();
 
     assert_eq!(
         world.log()[6..],
@@ -50,7 +50,7 @@ fn other_networks_are_left_alone() {
     world.answering("one", &json!({}));
     let other = configured(&json!({"cniVersion": "1.0.0", "name": "other", "type": "one"}));
     world.cni.add(&other, &attachment("c1")).unwrap();
-    world.cni.gc(&chain("1.0.0", &["one"]), &[]).unwrap();
+    world.cni.gc(&chain("1.0.0", &["one"]), Vec::new).unwrap();
     assert_eq!(files(&world.path("cache")), ["lock", "other:c1:eth0"]);
 }
 
@@ -60,7 +60,7 @@ fn before_1_1_0_only_del_is_used() {
     world.answering("one", &json!({}));
     let network = chain("1.0.0", &["one"]);
     world.add(&network).unwrap();
-    world.cni.gc(&network, &[]).unwrap();
+    world.cni.gc(&network, Vec::new).unwrap();
     assert_eq!(world.log(), ["one ADD", "one DEL"]);
 }
 
@@ -72,7 +72,7 @@ fn a_network_that_disables_it_is_left_alone() {
         "cniVersion": "1.1.0", "name": "net", "disableGC": true, "plugins": [{"type": "one"}],
     }));
     world.add(&network).unwrap();
-    world.cni.gc(&network, &[]).unwrap();
+    world.cni.gc(&network, Vec::new).unwrap();
     assert_eq!(world.log(), ["one ADD"]);
 }
 
@@ -90,16 +90,24 @@ fn it_goes_on_after_errors_and_tells_all_of_them() {
     }
     let network = chain("1.1.0", &["one", "two"]);
     world.add(&network).unwrap();
-    let error = world.cni.gc(&network, &[]).unwrap_err();
+    let error = world.cni.gc(&network, Vec::new).unwrap_err();
     assert!(
-        matches!(&error, Error::Several(errors) if errors.len() == 3),
+        matches!(&error, Error::Several(errors) if errors.len() == 4),
         "{error}"
     );
     assert_eq!(
         clean(&error),
         "CNI plugin two failed to DEL: two cannot (code 100); \
+         CNI plugin one failed to DEL: one cannot (code 100); \
          CNI plugin one failed to GC: one cannot (code 100); \
          CNI plugin two failed to GC: two cannot (code 100)"
+    );
+    let deleted: Vec<_> = world.log()[2..].to_vec();
+    assert_eq!(
+        deleted,
+        [
+            "two DEL", "two DEL", "one DEL", "one DEL", "one GC", "two GC"
+        ]
     );
     assert!(world.cache_file("c1").exists());
 }
@@ -111,7 +119,7 @@ fn a_damaged_entry_is_collected_with_what_its_name_says() {
     let network = chain("1.0.0", &["one"]);
     world.add(&network).unwrap();
     fs::write(world.cache_file("c1"), "").unwrap();
-    world.cni.gc(&network, &[]).unwrap();
+    world.cni.gc(&network, Vec::new).unwrap();
     let call = &world.calls()[1];
     assert_eq!(call.command, "DEL");
     assert_eq!(call.variable("CNI_CONTAINERID"), Some("c1"));

@@ -224,7 +224,7 @@ fn undoing_goes_on_after_an_error_and_what_is_left_is_remembered() {
     assert!(!left[0].entry.as_ref().unwrap().complete);
 
     fs::remove_file(world.path("stubborn")).unwrap();
-    world.cni.gc(&network, &[]).unwrap();
+    world.cni.gc(&network, Vec::new).unwrap();
     assert!(world.cni.attachments().unwrap().is_empty());
     assert!(
         world
