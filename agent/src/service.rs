@@ -65,6 +65,7 @@ pub async fn serve(setup: Serve) -> Result<Service, ttrpc::Error> {
             binary: setup.binary,
             reaper,
             streams,
+            pid_namespace: Arc::default(),
         })),
         pod: Pod::default(),
         shutting_down: AtomicBool::new(false),

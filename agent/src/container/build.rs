@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -23,7 +23,7 @@ use super::executor::WorkloadExecutor;
 use super::helper::{Made, hand_over};
 use super::id::Id;
 use super::report::{BuildRequest, Failure, Report, receive, send};
-use super::spec::{self, Prepared};
+use super::spec::{self, PidNamespace, Prepared};
 use super::{devices, home, paths, terminal, workdir};
 use crate::boot::limits;
 
@@ -33,19 +33,25 @@ use crate::boot::limits;
 /// # Errors
 /// When the agent cannot be talked to.
 pub(super) fn run(control: &OwnedFd) -> io::Result<()> {
-    let (request, _) = receive::<BuildRequest>(control)?;
-    match build(&request) {
+    let (request, fds) = receive::<BuildRequest>(control)?;
+    match build(&request, fds.first()) {
         Ok(built) => hand_over(control, &built),
         Err(failure) => send(control, &Report::Failed(failure), &[]),
     }
 }
 
-fn build(request: &BuildRequest) -> Result<Made, Failure> {
+fn build(request: &BuildRequest, pid_namespace: Option<&OwnedFd>) -> Result<Made, Failure> {
     let id = Id::parse(&request.id, "container_id").map_err(Failure::invalid)?;
     let bundle = paths::bundle(&id);
     reset_oom_score().map_err(Failure::internal)?;
     limits::for_container().map_err(Failure::internal)?;
-    let prepared = read_spec(&bundle, &id)?;
+    let pid = match pid_namespace {
+        _ if request.own_pid_namespace => PidNamespace::Own,
+        // libcontainer opens it anew, in this process or a child of it.
+        Some(fd) => PidNamespace::Join(format!("/proc/self/fd/{}", fd.as_raw_fd()).into()),
+        None => PidNamespace::New,
+    };
+    let prepared = read_spec(&bundle, &id, &pid)?;
     check_terminal(request.terminal, prepared.spec.process().as_ref())?;
     check_shared(&prepared.shared)?;
     set_guest_sysctls(&prepared.guest_sysctls)?;
@@ -80,13 +86,13 @@ pub(super) fn reset_oom_score() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "0")
 }
 
-fn read_spec(bundle: &Path, id: &Id) -> Result<Prepared, Failure> {
+fn read_spec(bundle: &Path, id: &Id, pid: &PidNamespace) -> Result<Prepared, Failure> {
     let json = fs::read(bundle.join(CONFIG)).map_err(Failure::internal)?;
     let parsed = spec::parse(&json).map_err(Failure::invalid)?;
-    spec::check(&parsed).map_err(Failure::invalid)?;
+    spec::check(&parsed, pid).map_err(Failure::invalid)?;
     let hostname = rustix::system::uname();
     let hostname = hostname.nodename().to_string_lossy();
-    spec::prepare(parsed, id, &hostname).map_err(Failure::invalid)
+    spec::prepare(parsed, id, &hostname, pid).map_err(Failure::invalid)
 }
 
 /// Name of the specification in a bundle.

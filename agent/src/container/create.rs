@@ -3,17 +3,19 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nacre_protocol::agent::{CreateContainerRequest, Stdio};
 
-use super::Container;
 use super::build::CONFIG;
 use super::cgroup::Cgroup;
 use super::helper_process::{HelperProcess, Role};
 use super::id::Id;
+use super::pid_namespace::Choice;
 use super::process::Process;
 use super::report::BuildRequest;
 use super::stdio::{self, ClaimedStreams};
+use super::{Container, Made};
 use super::{Guest, paths};
 use crate::error::{Doing, Error};
 
@@ -23,21 +25,25 @@ pub(super) async fn create(
     id: &Id,
     request: &CreateContainerRequest,
 ) -> Result<Container, Error> {
+    let pid_namespace = Choice::make(guest, request).await?;
     let stdio = request.stdio.clone().unwrap_or_default();
     let streams = ClaimedStreams::claim(&stdio, &guest.streams).await?;
     let cgroup = Cgroup::of(id);
     let bundle = Bundle::write(paths::bundle(id), &request.spec)?;
     let built = match cgroup.create().doing("cannot make the container's cgroup") {
-        Ok(()) => build(guest, id, &stdio, streams, &cgroup).await,
+        Ok(()) => build(guest, id, &stdio, streams, &cgroup, &pid_namespace).await,
         Err(error) => Err(error),
     };
     match built {
         Ok((init, verdict)) => Ok(Container::new(
             id.clone(),
-            init,
-            verdict,
-            cgroup,
-            bundle.keep(),
+            Made {
+                init,
+                verdict,
+                cgroup,
+                bundle: bundle.keep(),
+                pid_namespace: pid_namespace.held(),
+            },
         )),
         Err(error) => {
             if let Err(left) = cgroup.remove().await {
@@ -78,14 +84,22 @@ async fn build(
     stdio: &Stdio,
     streams: ClaimedStreams,
     cgroup: &Cgroup,
-) -> Result<(Process, OwnedFd), Error> {
+    pid_namespace: &Choice,
+) -> Result<(Arc<Process>, OwnedFd), Error> {
     let (child_stdio, kept) = stdio::prepare(stdio, streams)?;
     let helper = HelperProcess::spawn(guest, Role::BuildContainer, child_stdio)?;
     let request = BuildRequest {
         id: id.as_str().to_owned(),
         terminal: stdio.terminal,
         terminal_size: stdio::terminal_size(stdio),
+        own_pid_namespace: matches!(pid_namespace, Choice::Own),
     };
-    let built = helper.build(&request, &[]).await?;
-    built.adopt(helper, kept, cgroup)
+    let fds: Vec<_> = pid_namespace.joined().into_iter().collect();
+    let built = helper.build(&request, &fds).await?;
+    let (init, verdict) = built.adopt(helper, kept, Some(cgroup))?;
+    let init = Arc::new(init);
+    if let Choice::Hold(held) = pid_namespace {
+        held.settle(&init)?;
+    }
+    Ok((init, verdict))
 }

@@ -33,15 +33,18 @@ pub enum Role {
     BuildContainer,
     /// Starts a further process in a container.
     Exec,
+    /// Parks a process in a new PID namespace.
+    Park,
 }
 
 impl Role {
-    const ALL: [Self; 2] = [Self::BuildContainer, Self::Exec];
+    const ALL: [Self; 3] = [Self::BuildContainer, Self::Exec, Self::Park];
 
     fn name(self) -> &'static str {
         match self {
             Self::BuildContainer => "build-container",
             Self::Exec => "exec",
+            Self::Park => "park",
         }
     }
 
@@ -67,7 +70,7 @@ impl Built {
         self,
         helper: HelperProcess,
         kept: Kept,
-        cgroup: &Cgroup,
+        cgroup: Option<&Cgroup>,
     ) -> Result<(Process, OwnedFd), Error> {
         let reaper = Arc::clone(&helper.reaper);
         let pid = self.pid;
@@ -86,7 +89,7 @@ impl Built {
         self,
         helper: HelperProcess,
         kept: Kept,
-        cgroup: &Cgroup,
+        cgroup: Option<&Cgroup>,
     ) -> Result<(Process, OwnedFd), Error> {
         let reaper = Arc::clone(&helper.reaper);
         let helper_end = helper.release()?;
@@ -99,7 +102,7 @@ impl Built {
             terminal: self.terminal,
             input,
         };
-        let process = Process::watch(started, helper_end, cgroup.clone(), reaper)
+        let process = Process::watch(started, helper_end, cgroup.cloned(), reaper)
             .doing("cannot watch the process")?;
         Ok((process, self.verdict))
     }

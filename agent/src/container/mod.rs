@@ -6,13 +6,17 @@ mod create;
 mod devices;
 mod exec;
 mod executor;
+mod fork;
 mod freeze;
 mod helper;
 mod helper_process;
 mod home;
 mod id;
 mod lookup;
+mod parked;
 mod paths;
+mod pid_namespace;
+mod privileges;
 mod process;
 mod registry;
 mod report;
@@ -31,7 +35,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
 use tokio::sync::watch;
@@ -43,6 +47,8 @@ pub use helper::run as run_helper;
 pub use helper_process::Role;
 use id::Id;
 pub(crate) use paths::{CGROUP_PARENT, CGROUP_ROOT};
+use pid_namespace::Held;
+pub(crate) use pid_namespace::PodPidNamespace;
 use process::Process;
 pub(crate) use registry::Registry;
 
@@ -56,6 +62,7 @@ pub(crate) struct Guest {
     pub(crate) binary: PathBuf,
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) streams: Arc<StreamTable>,
+    pub(crate) pid_namespace: Arc<PodPidNamespace>,
 }
 
 /// A container from its creation to its deletion.
@@ -71,20 +78,32 @@ pub(crate) struct Container {
     cgroup: Cgroup,
     bundle: PathBuf,
     deleted: watch::Sender<bool>,
+    /// There while its PID namespace is the pod's.
+    pid_namespace: Mutex<Option<Held>>,
+}
+
+/// What a container is made of.
+struct Made {
+    init: Arc<Process>,
+    verdict: OwnedFd,
+    cgroup: Cgroup,
+    bundle: PathBuf,
+    pid_namespace: Option<Held>,
 }
 
 impl Container {
-    fn new(id: Id, init: Process, verdict: OwnedFd, cgroup: Cgroup, bundle: PathBuf) -> Self {
+    fn new(id: Id, made: Made) -> Self {
         Self {
             execs: Execs::new(&id),
             freezer: Freezer::default(),
             id,
-            init: Arc::new(init),
-            verdict: Mutex::new(Some(verdict)),
+            init: made.init,
+            verdict: Mutex::new(Some(made.verdict)),
             started: AtomicBool::new(false),
-            cgroup,
-            bundle,
+            cgroup: made.cgroup,
+            bundle: made.bundle,
             deleted: watch::Sender::new(false),
+            pid_namespace: Mutex::new(made.pid_namespace),
         }
     }
 
@@ -102,10 +121,7 @@ impl Container {
         if self.init.exit().is_some() {
             return Err(self.precondition("has stopped"));
         }
-        let verdict = self
-            .verdict
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        let verdict = lock(&self.verdict)
             .take()
             .ok_or_else(|| self.precondition("has been started already"))?;
         match release(&paths::start_socket(&self.id)) {
@@ -186,9 +202,14 @@ impl Container {
             .await
             .doing("cannot remove the container's cgroup")?;
         remove_bundle(&self.bundle);
+        drop(lock(&self.pid_namespace).take());
         self.deleted.send_replace(true);
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn remove_bundle(bundle: &Path) {

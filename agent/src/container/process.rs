@@ -51,7 +51,7 @@ impl Process {
     pub(super) fn watch(
         started: Started,
         helper_end: impl Future<Output = Result<(), Error>> + Send + 'static,
-        cgroup: Cgroup,
+        cgroup: Option<Cgroup>,
         reaper: Arc<Reaper>,
     ) -> io::Result<Self> {
         let (ended, exit) = watch::channel(None);
@@ -72,7 +72,7 @@ impl Process {
             let exit = Exit {
                 status,
                 at_ns: now_ns(),
-                oom_killed: cgroup.oom_killed(),
+                oom_killed: cgroup.is_some_and(|cgroup| cgroup.oom_killed()),
             };
             ended.send_replace(Some(exit));
         });

@@ -33,7 +33,14 @@ pub(crate) struct BuildRequest {
     pub terminal: bool,
     /// Columns and rows of the terminal.
     pub terminal_size: Option<(u16, u16)>,
+    /// The PID namespace is as the specification says. Else it is the one whose
+    /// descriptor is beside the message, or a new one when there is none.
+    pub own_pid_namespace: bool,
 }
+
+/// To park a process in a new PID namespace.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ParkRequest {}
 
 /// Which process to start in a container. Beside it: the pidfd of the
 /// container's first process, and a file with the `process` as JSON.

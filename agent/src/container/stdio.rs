@@ -70,6 +70,8 @@ pub(super) enum Kept {
     Pipes(Plumbing),
     /// For the terminal that the helper will hand over.
     Terminal(ClaimedStreams),
+    /// The process has no streams.
+    Nothing,
 }
 
 /// What a helper begins with for a process that wants `stdio`, and what the agent
@@ -88,6 +90,7 @@ impl Kept {
         let plumbing = match (self, terminal) {
             (Self::Pipes(plumbing), _) => plumbing,
             (Self::Terminal(streams), Some(master)) => Plumbing::of_terminal(streams, master)?,
+            (Self::Nothing, _) => return Ok(None),
             (Self::Terminal(_), None) => {
                 return Err(io::Error::other("the process has no terminal"));
             }
@@ -132,7 +135,7 @@ fn pipes(streams: ClaimedStreams) -> Result<(ChildStdio, Plumbing), Error> {
 }
 
 /// The null device for a builder whose container will have a terminal.
-fn nothing() -> Result<ChildStdio, Error> {
+pub(super) fn nothing() -> Result<ChildStdio, Error> {
     Ok(ChildStdio {
         stdin: null()?,
         stdout: null()?,

@@ -225,12 +225,12 @@ fn processes(guest: &Guest) {
 fn stats(guest: &Guest) {
     let mut container = running(
         guest,
-        "head -c 300000000 /dev/zero | md5sum; echo ready; sleep 99",
+        "head -c 10000000 /dev/zero | md5sum; echo ready; sleep 99",
     );
     container.read_until("ready\n");
     let before = used(guest, "c").unwrap();
     let cpu = before.cpu.clone().unwrap();
-    assert!(cpu.usage_usec > 10_000, "{cpu:?}");
+    assert!(cpu.usage_usec > 1000, "{cpu:?}");
     assert!(
         cpu.usage_usec >= cpu.user_usec.max(cpu.system_usec),
         "{cpu:?}"
@@ -240,7 +240,7 @@ fn stats(guest: &Guest) {
         assert!(memory.current > 4096 && memory.max == 0, "{memory:?}");
         assert!(memory.stat["anon"] > 0 && memory.events["oom_kill"] == 0);
         assert!(
-            before.pids_current == 2 && before.pids_max == 0,
+            before.pids_current >= 1 && before.pids_max == 0,
             "{before:?}"
         );
     }

@@ -11,7 +11,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use nacre_protocol::agent::{
-    CreateContainerRequest, DeleteContainerRequest, DeleteExecRequest, ExecRequest,
+    CreateContainerRequest, DeleteContainerRequest, DeleteExecRequest, ExecRequest, PidNamespace,
     ResizeTerminalRequest, ShutDownRequest, SignalContainerRequest, StartContainerRequest, Stdio,
     TerminalSize, WaitContainerRequest, WaitContainerResponse,
 };
@@ -118,6 +118,16 @@ impl Guest {
 
     /// Creates a container with all its streams.
     pub(crate) fn create(&self, id: &str, spec: &Value) -> Result<Container<'_>, CallError> {
+        self.create_in(id, spec, PidNamespace::OWN)
+    }
+
+    /// Creates a container with all its streams in a PID namespace.
+    pub(crate) fn create_in(
+        &self,
+        id: &str,
+        spec: &Value,
+        pid_namespace: PidNamespace,
+    ) -> Result<Container<'_>, CallError> {
         let terminal = spec["process"]["terminal"] == json!(true);
         let (stdin_stream, stdin) = self.open_stream();
         let (stdout_stream, stdout) = self.open_stream();
@@ -138,6 +148,7 @@ impl Guest {
                 ..Stdio::default()
             })
             .into(),
+            pid_namespace: pid_namespace.into(),
             ..CreateContainerRequest::default()
         };
         self.create_with(&request)?;
@@ -207,6 +218,8 @@ impl Guest {
             .iter()
             .flat_map(|agent| children_of(*agent))
             .map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default())
+            // What holds the pod's PID namespace lives as long as the pod.
+            .filter(|name| name != "pod\n")
             .collect()
     }
 

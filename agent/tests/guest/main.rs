@@ -15,6 +15,7 @@ mod control;
 mod exec;
 mod failures;
 mod lifecycle;
+mod pods;
 mod streams;
 
 use libtest_mimic::{Arguments, Trial};
@@ -33,6 +34,7 @@ fn main() {
     let tests = [
         lifecycle::tests(),
         failures::tests(),
+        pods::tests(),
         streams::tests(),
         confinement::tests(),
         control::tests(),

@@ -9,7 +9,9 @@ use nacre_agent::transport::Listener;
 use nacre_agent::{Serve, loopback_up, serve};
 use nacre_protocol::GUEST_SHARE;
 use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount, unmount,
+};
 
 /// First argument of the test program when it is to be a guest.
 pub(crate) const ROLE: &str = "be-a-guest";
@@ -84,6 +86,7 @@ fn enter_cgroup(name: &str) {
     if !Path::new(CGROUPS).join("cgroup.procs").exists() {
         mount("cgroup2", CGROUPS, "cgroup2", MountFlags::empty(), c"").expect("cgroup v2");
     }
+    allow_moves();
     enable_controllers(Path::new(CGROUPS));
     let root = Path::new(CGROUPS).join(name);
     fs::create_dir(&root).expect("a cgroup");
@@ -99,6 +102,25 @@ fn enter_cgroup(name: &str) {
     fs::write(root.join("agent/cgroup.procs"), "0").expect("to enter the cgroup");
     enable_controllers(root);
     enable_controllers(&root.join("nacre"));
+}
+
+/// Takes the option away that a guest does not mount its hierarchy with: it keeps
+/// a process of one cgroup namespace from making one in a cgroup of another.
+fn allow_moves() {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let options = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields[1] == CGROUPS && fields[2] == "cgroup2")
+        .expect("cgroup v2")[3];
+    if !options.contains("nsdelegate") {
+        return;
+    }
+    let own = ["nsdelegate", "rw", "nosuid", "nodev", "noexec", "relatime"];
+    let kept: Vec<_> = options.split(',').filter(|o| !own.contains(o)).collect();
+    let kept = std::ffi::CString::new(kept.join(",")).expect("options");
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_remount(CGROUPS, flags, &kept).expect("to remount cgroups");
 }
 
 fn enable_controllers(cgroup: &Path) {

@@ -100,7 +100,7 @@ async fn start(
     };
     let fds = [container.init.pidfd(), specification.as_fd()];
     let built = helper.build(&join, &fds).await?;
-    let (process, verdict) = built.adopt(helper, kept, &container.cgroup)?;
+    let (process, verdict) = built.adopt(helper, kept, Some(&container.cgroup))?;
     let executed = match timeout(EXECUTING, verdict::read(verdict)).await {
         Ok(executed) => executed,
         Err(_late) => Err(Error::Internal(format!(

@@ -4,9 +4,8 @@
 //! container; [`execute`] does in the container what is left: the user, which must
 //! still be root for the step into the cgroup, and the filter of system calls.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use libcontainer::capabilities::CapabilityExt;
@@ -17,13 +16,13 @@ use oci_spec::runtime::{
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set,
-    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
-    set_thread_gid, set_thread_groups, set_thread_uid,
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid,
 };
 
-use crate::container::executor;
+use crate::container::privileges::drop_from_bounding;
 use crate::container::report::Failure;
+use crate::container::{executor, fork};
 
 /// Exit status of a process that never got to its program, unless the reason says
 /// another.
@@ -118,22 +117,6 @@ fn capabilities_refused(error: rustix::io::Errno) -> Failure {
     Failure::invalid(format!("process.capabilities: {error}"))
 }
 
-fn drop_from_bounding(kept: CapabilitySet) -> rustix::io::Result<()> {
-    for bit in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if kept.contains(capability) {
-            continue;
-        }
-        match remove_capability_from_bounding_set(capability) {
-            Ok(()) => {}
-            // The kernel's last capability is passed.
-            Err(rustix::io::Errno::INVAL) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// Execution domains, linux/personality.h.
 const PER_LINUX: libc::c_ulong = 0;
 const PER_LINUX32: libc::c_ulong = 8;
@@ -212,12 +195,9 @@ pub(super) struct Workload<'a> {
     pub(super) verdict: RawFd,
 }
 
-/// Where the verdict's pipe is put, above stdio; all above it is closed.
-const VERDICT: RawFd = 3;
-
 /// Becomes the workload, or says why not and ends.
 pub(super) fn execute(workload: &Workload<'_>) -> ! {
-    let Some(mut verdict) = keep_only(workload.verdict) else {
+    let Some(mut verdict) = fork::keep_only(workload.verdict) else {
         std::process::exit(STATUS_NOT_EXECUTED);
     };
     let (failure, status) = match finish(workload) {
@@ -232,24 +212,6 @@ pub(super) fn execute(workload: &Workload<'_>) -> ! {
         let _ = verdict.write_all(&text);
     }
     std::process::exit(status)
-}
-
-/// Closes all descriptors but stdio and the verdict's: a path like
-/// `/proc/self/fd/7` must not lead to one of the helper's.
-fn keep_only(verdict: RawFd) -> Option<File> {
-    // SAFETY: in the child of a process with one thread, which uses none of its
-    // parent's descriptors any more, and never returns to code that would.
-    let verdict = unsafe {
-        if libc::dup3(verdict, VERDICT, libc::O_CLOEXEC) < 0 && verdict != VERDICT {
-            return None;
-        }
-        if libc::syscall(libc::SYS_close_range, VERDICT + 1, libc::c_uint::MAX, 0) < 0 {
-            return None;
-        }
-        File::from_raw_fd(VERDICT)
-    };
-    debug_assert_eq!(verdict.as_raw_fd(), VERDICT);
-    Some(verdict)
 }
 
 fn finish(workload: &Workload<'_>) -> Result<(), Failure> {

@@ -11,14 +11,14 @@ use rustix::io::Errno;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::confine::{self, Confinement};
-use super::{Inherited, fork, pty};
+use super::{Inherited, pty};
 use crate::boot::limits;
 use crate::container::build::{check_terminal, own_stdio, reset_oom_score};
 use crate::container::cgroup::Cgroup;
 use crate::container::helper::{Made, hand_over};
 use crate::container::id::Id;
 use crate::container::report::{Failure, JoinRequest, Report, receive, send};
-use crate::container::{home, paths, spec};
+use crate::container::{fork, home, paths, spec};
 
 /// Bytes of the JSON of a process.
 const MAX_PROCESS: u64 = 4 << 20;

@@ -9,7 +9,6 @@
 
 mod agent;
 mod confine;
-mod fork;
 mod inherited;
 mod join;
 mod pty;

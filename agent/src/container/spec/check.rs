@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 };
 
 use super::SpecError;
-use super::namespaces::check_namespaces;
+use super::namespaces::{PidNamespace, check_namespaces};
 
 /// Highest valid umask.
 const MAX_UMASK: u32 = 0o777;
@@ -21,13 +21,13 @@ const MOUNT_TYPES: [&str; 7] = [
 
 /// Checks every field of a specification that libcontainer would get wrong,
 /// ignore, or refuse without naming it.
-pub(in crate::container) fn check(spec: &Spec) -> Result<(), SpecError> {
+pub(in crate::container) fn check(spec: &Spec, pid: &PidNamespace) -> Result<(), SpecError> {
     check_version(spec.version())?;
     check_platforms(spec)?;
     let root = required(spec.root().as_ref(), "root")?;
     check_guest_path(root.path(), "root.path")?;
     check_process(required(spec.process().as_ref(), "process")?)?;
-    check_linux(required(spec.linux().as_ref(), "linux")?)?;
+    check_linux(required(spec.linux().as_ref(), "linux")?, pid)?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         check_mount(mount, &format!("mounts[{index}]"))?;
     }
@@ -144,8 +144,8 @@ pub(super) fn check_exec(process: &Process) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn check_linux(linux: &Linux) -> Result<(), SpecError> {
-    check_namespaces(linux)?;
+fn check_linux(linux: &Linux, pid: &PidNamespace) -> Result<(), SpecError> {
+    check_namespaces(linux, pid)?;
     let label = linux.mount_label().as_deref().unwrap_or_default();
     refuse_if(
         !label.is_empty(),

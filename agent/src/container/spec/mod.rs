@@ -12,6 +12,7 @@ use oci_spec::runtime::{Process, Spec};
 use thiserror::Error;
 
 pub(super) use check::check;
+pub(super) use namespaces::PidNamespace;
 pub(super) use prepare::{Prepared, prepare};
 
 /// A field of the specification that cannot be honoured.

@@ -4,8 +4,11 @@
 //! never gets one of its own. A UTS or IPC namespace is made when the
 //! specification lists one, and is the guest's, shared by the pod's containers,
 //! when it does not. Mount and PID namespaces are required, because without
-//! them the container would share the agent's. A cgroup namespace is always
+//! them the container would share the agent's; the latter unless the host asks
+//! for the pod's. A cgroup namespace is always
 //! made. Namespaces of others (`path`) are files of the host: refused.
+
+use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 
@@ -33,8 +36,19 @@ pub(super) fn has_ipc(linux: &Linux) -> bool {
     lists(linux, LinuxNamespaceType::Ipc)
 }
 
+/// Which PID namespace a container is to have.
+#[derive(Debug)]
+pub(in crate::container) enum PidNamespace {
+    /// Its own, which its specification must list.
+    Own,
+    /// Its own, whatever its specification lists.
+    New,
+    /// The one of this file.
+    Join(PathBuf),
+}
+
 /// Refuses namespaces that a guest cannot give.
-pub(super) fn check_namespaces(linux: &Linux) -> Result<(), SpecError> {
+pub(super) fn check_namespaces(linux: &Linux, pid: &PidNamespace) -> Result<(), SpecError> {
     for (index, namespace) in listed(linux).iter().enumerate() {
         let field = format!("linux.namespaces[{index}]");
         if let Some(path) = namespace.path() {
@@ -48,11 +62,15 @@ pub(super) fn check_namespaces(linux: &Linux) -> Result<(), SpecError> {
             ));
         }
     }
-    for (kind, name) in [
-        (LinuxNamespaceType::Mount, "mount"),
-        (LinuxNamespaceType::Pid, "pid"),
+    for (kind, name, required) in [
+        (LinuxNamespaceType::Mount, "mount", true),
+        (
+            LinuxNamespaceType::Pid,
+            "pid",
+            matches!(pid, PidNamespace::Own),
+        ),
     ] {
-        if !lists(linux, kind) {
+        if required && !lists(linux, kind) {
             return Err(SpecError::new(
                 "linux.namespaces",
                 format!("a {name} namespace is required"),
@@ -73,8 +91,11 @@ pub(super) fn check_namespaces(linux: &Linux) -> Result<(), SpecError> {
     Ok(())
 }
 
+/// Made, or for PIDs joined, whatever a specification lists.
+const ALWAYS: [LinuxNamespaceType; 2] = [LinuxNamespaceType::Cgroup, LinuxNamespaceType::Pid];
+
 /// The namespaces to make for a specification that was checked.
-pub(super) fn effective(linux: &Linux) -> Vec<LinuxNamespace> {
+pub(super) fn effective(linux: &Linux, pid: &PidNamespace) -> Vec<LinuxNamespace> {
     let kinds = [
         LinuxNamespaceType::Mount,
         LinuxNamespaceType::Pid,
@@ -84,7 +105,14 @@ pub(super) fn effective(linux: &Linux) -> Vec<LinuxNamespace> {
     ];
     kinds
         .into_iter()
-        .filter(|kind| *kind == LinuxNamespaceType::Cgroup || lists(linux, *kind))
-        .filter_map(|kind| LinuxNamespaceBuilder::default().typ(kind).build().ok())
+        .filter(|kind| ALWAYS.contains(kind) || lists(linux, *kind))
+        .filter_map(|kind| {
+            let builder = LinuxNamespaceBuilder::default().typ(kind);
+            let builder = match pid {
+                PidNamespace::Join(file) if kind == LinuxNamespaceType::Pid => builder.path(file),
+                _ => builder,
+            };
+            builder.build().ok()
+        })
         .collect()
 }

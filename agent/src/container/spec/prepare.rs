@@ -9,6 +9,7 @@ use oci_spec::runtime::{
 };
 
 use super::check::is_bind;
+use super::namespaces::PidNamespace;
 use super::{SpecError, namespaces, sysctl};
 use crate::container::id::Id;
 use crate::container::paths;
@@ -34,12 +35,13 @@ pub(in crate::container) fn prepare(
     mut spec: Spec,
     id: &Id,
     hostname: &str,
+    pid: &PidNamespace,
 ) -> Result<Prepared, SpecError> {
     share_hostname(&mut spec, hostname)?;
     let shared = shared_paths(&spec);
     let own_uts = namespaces::has_uts(&spec);
     let mut linux = spec.linux().clone().unwrap_or_default();
-    let sysctls = prepare_linux(&mut linux, id, own_uts)?;
+    let sysctls = prepare_linux(&mut linux, id, own_uts, pid)?;
     let devices = linux
         .resources()
         .as_ref()
@@ -98,11 +100,12 @@ fn prepare_linux(
     linux: &mut Linux,
     id: &Id,
     own_uts: bool,
+    pid: &PidNamespace,
 ) -> Result<Vec<(String, String)>, SpecError> {
     let parameters = linux.sysctl().clone().unwrap_or_default();
     let split = sysctl::split(&parameters, namespaces::has_ipc(linux), own_uts)?;
     linux.set_sysctl(some_unless_empty(split.container));
-    linux.set_namespaces(Some(namespaces::effective(linux)));
+    linux.set_namespaces(Some(namespaces::effective(linux, pid)));
     // The specification's path is one of the host's hierarchy.
     linux.set_cgroups_path(Some(paths::cgroup(id)));
     Ok(split.guest)

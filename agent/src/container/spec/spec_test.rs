@@ -34,8 +34,13 @@ fn with(pointer: &str, value: Value) -> Value {
 
 fn run(spec: &Value) -> Result<Prepared, SpecError> {
     let spec = parse(spec.to_string().as_bytes())?;
-    check(&spec)?;
-    prepare(spec, &Id::parse("c1", "container_id").unwrap(), "pod")
+    check(&spec, &PidNamespace::Own)?;
+    prepare(
+        spec,
+        &Id::parse("c1", "container_id").unwrap(),
+        "pod",
+        &PidNamespace::Own,
+    )
 }
 
 fn refused(spec: &Value) -> String {
@@ -225,7 +230,7 @@ fn what_is_no_specification_is_an_error_and_no_panic() {
         &"[".repeat(100_000),
     ] {
         let error = parse(json.as_bytes())
-            .and_then(|spec| check(&spec))
+            .and_then(|spec| check(&spec, &PidNamespace::Own))
             .unwrap_err();
         let message = error.to_string();
         assert!(

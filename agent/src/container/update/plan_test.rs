@@ -154,7 +154,7 @@ fn what_cannot_be_honoured_is_named() {
         );
     }
     assert!(
-        planned(&json!([]), &now)
+        planned(&json!(5), &now)
             .unwrap_err()
             .starts_with("linux.resources: ")
     );
