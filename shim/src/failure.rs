@@ -54,16 +54,6 @@ kinds! {
     internal = INTERNAL;
 }
 
-impl Failure {
-    /// Puts what was tried before the message.
-    pub(crate) fn context(self, what: &str) -> Self {
-        Self {
-            code: self.code,
-            message: format!("{what}: {}", self.message),
-        }
-    }
-}
-
 impl From<Failure> for ttrpc::Error {
     fn from(failure: Failure) -> Self {
         Self::RpcStatus(ttrpc::get_status(failure.code, failure.message))
@@ -161,11 +151,5 @@ mod tests {
             assert_eq!(status.code(), code);
             assert_eq!(status.message, message);
         }
-    }
-
-    #[test]
-    fn context_keeps_the_kind() {
-        let failure = Failure::not_found("no x").context("Start");
-        assert_eq!(failure, Failure::not_found("Start: no x"));
     }
 }

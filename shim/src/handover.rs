@@ -66,6 +66,6 @@ mod tests {
             ttrpc_address: "/t".into(),
         };
         assert_eq!(Handover::decode(&told.encode()).unwrap(), told);
-        assert!(Handover::decode("{}").is_err());
+        Handover::decode("{}").unwrap_err();
     }
 }

@@ -51,9 +51,9 @@ impl Lifetime {
         Ok(())
     }
 
-    /// From now on a sandbox keeps the shim alive; or no more.
-    pub(crate) fn keep_for_sandbox(&self, keep: bool) {
-        self.state().sandbox = keep;
+    /// From now on a sandbox keeps the shim alive, until it is shut down.
+    pub(crate) fn keep_for_sandbox(&self) {
+        self.state().sandbox = true;
     }
 
     /// Ends the pod and then the shim if it is `idle` and has no sandbox.

@@ -2,8 +2,8 @@
 //!
 //! containerd calls it with `start` for every container; that starts one shim a
 //! pod, which is this program once more ([`serve`]). What containerd asks of the
-//! shim comes in at [`service`], the rules are in [`tasks`], and
-//! what they need of the machine is a [`guest`], which [`pod`] is.
+//! shim comes in at [`service`] and [`sandbox_service`], the rules are in [`tasks`]
+//! and [`sandbox`], and what they need of the machine is a [`guest`], which [`pod`] is.
 
 mod annotations;
 mod bootstrap;
@@ -14,6 +14,8 @@ mod container;
 mod delete;
 mod events;
 mod failure;
+#[cfg(test)]
+mod fake_guest;
 mod guest;
 mod handover;
 mod info;
@@ -24,6 +26,9 @@ mod options;
 mod pod;
 mod process;
 mod rootfs;
+mod sandbox;
+mod sandbox_service;
+mod sandbox_setup;
 mod serve;
 mod service;
 mod sizing;

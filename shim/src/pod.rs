@@ -194,6 +194,7 @@ impl PodGuest {
         role: Role,
         annotations: Annotations,
     ) -> Result<(Arc<Running>, bool), Failure> {
+        // Only one boots it; the others find it booted.
         let _booting = self.booting.lock().await;
         let running = lock(&self.running).clone();
         match (running, role) {
@@ -318,7 +319,11 @@ impl Guest for PodGuest {
     ) -> Result<Box<dyn Output>, Failure> {
         let annotations = annotations::read(bundle)
             .map_err(|error| Failure::invalid_argument(error.to_string()))?;
-        let role = annotations::role(&annotations);
+        let role = match annotations::role(&annotations) {
+            // Who comes into a pod that runs is not alone.
+            Role::Alone if lock(&self.running).is_some() => Role::Member,
+            role => role,
+        };
         let root = Rootfs::mount(bundle, rootfs)?;
         let bundle = Bundle::load_as(bundle, role)?;
         if let (Some(size), Some(wanted)) = (stdio.terminal.as_mut(), bundle.terminal_size()) {

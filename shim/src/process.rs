@@ -262,7 +262,7 @@ mod tests {
     fn only_one_deletes() {
         let process = Process::new("", Places::default());
         process.begin_delete().unwrap();
-        assert!(process.begin_delete().is_err());
+        process.begin_delete().unwrap_err();
         process.abandon_delete();
         process.begin_delete().unwrap();
     }

@@ -23,6 +23,8 @@ use crate::handover::{Handover, HandoverError};
 use crate::lifetime::Lifetime;
 use crate::logger;
 use crate::pod::PodGuest;
+use crate::sandbox::Sandbox;
+use crate::sandbox_service;
 use crate::service;
 use crate::socket;
 use crate::tasks::Tasks;
@@ -90,9 +92,11 @@ async fn serve(
     let guest: Arc<dyn Guest> = Arc::new(PodGuest::new(mounts, handover.config.clone()));
     let lifetime = Arc::new(Lifetime::new(socket::path(&handover.address)));
     let tasks = Tasks::new(guest.clone(), publisher, &cli.namespace, lifetime.clone());
+    let sandbox = Sandbox::new(&cli.id, guest.clone(), tasks.clone(), lifetime.clone());
     let mut server = Server::new()
         .add_listener(Listener::try_from(listener)?)
-        .register_service(service::services(&tasks));
+        .register_service(service::services(&tasks))
+        .register_service(sandbox_service::services(&sandbox));
     server.start().await?;
     log::info!("serving at {}", handover.address);
 

@@ -39,6 +39,29 @@ pub(crate) fn metrics(stats: &ContainerStats) -> Result<Any, Failure> {
     })
 }
 
+/// Adds what another container uses. Limits are of containers: a sum has none.
+pub(crate) fn add(sum: &mut ContainerStats, other: &ContainerStats) {
+    let add = |a: &mut u64, b: u64| *a = a.saturating_add(b);
+    add(&mut sum.pids_current, other.pids_current);
+    let cpu = sum.cpu.mut_or_insert_default();
+    add(&mut cpu.usage_usec, other.cpu.usage_usec);
+    add(&mut cpu.user_usec, other.cpu.user_usec);
+    add(&mut cpu.system_usec, other.cpu.system_usec);
+    add(&mut cpu.nr_periods, other.cpu.nr_periods);
+    add(&mut cpu.nr_throttled, other.cpu.nr_throttled);
+    add(&mut cpu.throttled_usec, other.cpu.throttled_usec);
+    let memory = sum.memory.mut_or_insert_default();
+    add(&mut memory.current, other.memory.current);
+    add(&mut memory.swap_current, other.memory.swap_current);
+    for (name, value) in &other.memory.stat {
+        add(memory.stat.entry(name.clone()).or_default(), *value);
+    }
+    for (name, value) in &other.memory.events {
+        add(memory.events.entry(name.clone()).or_default(), *value);
+    }
+    sum.io.extend(other.io.iter().cloned());
+}
+
 fn some<T>(message: T) -> MessageField<T> {
     MessageField::some(message)
 }
@@ -179,6 +202,24 @@ mod tests {
             (metrics.io.usage[0].major, metrics.io.usage[0].rbytes),
             (8, 9)
         );
+    }
+
+    #[test]
+    fn what_a_pod_uses_is_the_sum() {
+        let mut one = ContainerStats {
+            pids_current: 2,
+            ..Default::default()
+        };
+        one.memory.mut_or_insert_default().current = u64::MAX;
+        one.memory.mut_or_insert_default().max = 5;
+        let stat = &mut one.memory.mut_or_insert_default().stat;
+        stat.insert("anon".into(), 3);
+        let mut sum = ContainerStats::default();
+        add(&mut sum, &one);
+        add(&mut sum, &one);
+        assert_eq!(sum.pids_current, 4);
+        assert_eq!((sum.memory.current, sum.memory.max), (u64::MAX, 0));
+        assert_eq!(sum.memory.stat["anon"], 6);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api::{CreateTaskRequest, ExecProcessRequest, StateResponse};
 use containerd_shim_protos::events::task as events;
+use nacre_pod::agent::ContainerStats;
 use nacre_pod::stdio::TerminalSize;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
@@ -583,6 +584,19 @@ impl Tasks {
             return Err(Failure::not_found(message));
         }
         stats::metrics(&self.guest().stats(id).await?)
+    }
+
+    /// What all containers use, as containerd's message.
+    pub(crate) async fn stats_of_all(&self) -> Result<Any, Failure> {
+        let mut sum = ContainerStats::default();
+        let ids: Vec<_> = self.containers().keys().cloned().collect();
+        for id in ids {
+            // One that has just ended uses nothing.
+            if let Ok(stats) = self.guest().stats(&id).await {
+                stats::add(&mut sum, &stats);
+            }
+        }
+        stats::metrics(&sum)
     }
 
     /// The process of the host that stands for a container; 0 if there is no such

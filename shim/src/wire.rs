@@ -3,6 +3,8 @@
 //! containerd hands over messages of CRI's and of its own runtime options. Few
 //! fields of them matter here, so they are looked up by their numbers.
 
+use std::collections::HashMap;
+
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Message, UnknownValueRef};
@@ -27,6 +29,20 @@ impl Fields {
     /// The message in the field `number`, empty if there is none.
     pub(crate) fn message(&self, number: u32) -> Self {
         self.bytes(number).map_or_else(Self::default, Self::parse)
+    }
+
+    /// The map of texts in the field `number`.
+    pub(crate) fn map(&self, number: u32) -> HashMap<String, String> {
+        let fields = self.0.special_fields.unknown_fields().iter();
+        fields
+            .filter_map(|(field, value)| match value {
+                UnknownValueRef::LengthDelimited(entry) if field == number => {
+                    let entry = Self::parse(entry);
+                    Some((entry.text(1).to_owned(), entry.text(2).to_owned()))
+                }
+                _ => None,
+            })
+            .collect()
     }
 
     /// The text in the field `number`, empty if there is none.
@@ -54,8 +70,8 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
-    use containerd_shim_protos::api::{KillRequest, Mount, StateRequest};
-    use containerd_shim_protos::bootstrap_api::BootstrapParams;
+    use containerd_shim_protos::api::{KillRequest, StateRequest};
+    use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 
     use super::*;
 
@@ -88,21 +104,31 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_nested_and_garbage_has_no_fields() {
+    fn messages_and_maps_are_nested() {
         let params = BootstrapParams {
             instance_id: "i".into(),
             ..Default::default()
         };
-        let mount = Mount {
-            source: String::new(),
-            ..Default::default()
-        };
-        assert_eq!(mount.write_to_bytes().unwrap(), b"");
         let inner = params.write_to_bytes().unwrap();
         let mut outer = vec![0x12, u8::try_from(inner.len()).unwrap()];
         outer.extend(inner);
-        assert_eq!(Fields::parse(&outer).message(2).text(1), "i");
-        assert_eq!(Fields::parse(&outer).message(9).text(1), "");
+        let outer = Fields::parse(&outer);
+        assert_eq!(outer.message(2).text(1), "i");
+        assert_eq!(outer.message(9).text(1), "");
+
+        let result = BootstrapResult {
+            metadata: [("a", "1"), ("b", "2")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            ..Default::default()
+        };
+        let fields = Fields::parse(&result.write_to_bytes().unwrap());
+        assert_eq!(fields.map(5), result.metadata);
+        assert!(fields.map(4).is_empty());
+    }
+
+    #[test]
+    fn garbage_has_no_fields() {
         assert_eq!(Fields::parse(b"{not protobuf}").text(1), "");
     }
 }

@@ -101,10 +101,11 @@ impl Places {
                 kept.logger = Some(logger);
             }
         }
-        if stdio.stderr.is_none() && !self.terminal {
-            if let Target::Path(path) = Target::of(&self.stderr)? {
-                stdio.stderr = Some(output("stderr", path, &mut kept)?);
-            }
+        if stdio.stderr.is_none()
+            && !self.terminal
+            && let Target::Path(path) = Target::of(&self.stderr)?
+        {
+            stdio.stderr = Some(output("stderr", path, &mut kept)?);
         }
         Ok((stdio, kept))
     }
