@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::virtio::mmio;
 
 /// What every pod's kernel is told, each with its reason.
-const ALWAYS: [&str; 10] = [
+const ALWAYS: [&str; 11] = [
     // Nothing is behind /dev/console; errors reach the early console.
     "console=ttynull",
     "earlyprintk=serial,0x3f8,115200,keep",
@@ -13,6 +13,8 @@ const ALWAYS: [&str; 10] = [
     "printk.devkmsg=on",
     // Data of a processor takes the pages it needs rather than a large one.
     "percpu_alloc=page",
+    // Unused memory goes back to the host by the huge pages that it is made of.
+    "page_reporting.page_reporting_order=9",
     // A panic ends the machine at once, by the keyboard controller's reset.
     "panic=-1",
     "reboot=k",

@@ -99,8 +99,8 @@ pub struct Machine {
     pub vcpus: Vec<VcpuFd>,
     /// What they share.
     pub shared: Arc<Shared>,
-    /// The file behind guest memory.
-    pub memory_file: File,
+    /// Guest memory.
+    pub memory: Arc<GuestMemory>,
     /// The virtual machine. KVM disconnects all interrupts when this is closed,
     /// even though the vCPUs go on.
     pub vm: VmFd,
@@ -123,10 +123,6 @@ impl Machine {
         let (kvm, vm) = create_vm(kvm)?;
         let memory = PodMemory::new(&ranges)?;
         memory.register(&vm)?;
-        let memory_file = memory.file().map_err(|source| MachineError::Host {
-            step: "keep guest memory",
-            source,
-        })?;
         let memory = Arc::new(memory.into_mapped());
 
         let (bus, lines) = attach(&vm, &memory, devices)?;
@@ -153,7 +149,7 @@ impl Machine {
         Ok(Self {
             vcpus,
             shared,
-            memory_file,
+            memory,
             vm,
         })
     }

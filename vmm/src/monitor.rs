@@ -24,6 +24,8 @@ use crate::jail::{self, JailError, SHARE_IN_JAIL};
 use crate::machine::{BootFiles, Machine, MachineError};
 use crate::memory;
 use crate::vcpu::{self, Shared};
+use crate::virtio::GuestMemory;
+use crate::virtio::balloon::Balloon;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::fs::{Fs, FsError};
 use crate::virtio::net::{Net, NetConfig, NetError};
@@ -94,7 +96,7 @@ struct Running {
     _vm: VmFd,
     shared: Arc<Shared>,
     connector: Connector,
-    memory_file: File,
+    memory: Arc<GuestMemory>,
     ends: Receiver<ExitReason>,
     ended: OwnedFd,
 }
@@ -138,12 +140,12 @@ impl Running {
         }
         seccomp::enter(ThreadKind::Main);
         filtered.wait();
-        let (shared, memory_file) = (machine.shared, machine.memory_file);
+        let (shared, memory) = (machine.shared, machine.memory);
         Ok(Self {
             _vm: machine.vm,
             shared,
             connector,
-            memory_file,
+            memory,
             ends,
             ended,
         })
@@ -190,7 +192,7 @@ impl Running {
             }
             Request::Stats => Event::Stats(Stats {
                 exits: self.shared.exits.read(),
-                memory_touched: memory::touched(&self.memory_file).unwrap_or(0),
+                memory_touched: memory::touched(&self.memory).unwrap_or(0),
             }),
             Request::Console => Event::Console(self.console_tail()),
         };
@@ -252,6 +254,7 @@ fn devices(
         };
         devices.push(Box::new(Net::spawn(config)?));
     }
+    devices.push(Box::<Balloon>::default());
     Ok((devices, connector))
 }
 

@@ -91,6 +91,7 @@ const ALL_THREADS: &[c_long] = &[
 
 const MAIN: &[c_long] = &[
     libc::SYS_fstat,
+    libc::SYS_mincore,
     libc::SYS_newfstatat,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,

@@ -6,6 +6,7 @@
 //! that a driver writes is trusted: what breaks the specification ends in
 //! [`interrupt::Interrupt::fail_device`], never in a panic.
 
+pub mod balloon;
 pub mod device;
 pub mod fs;
 pub mod interrupt;
