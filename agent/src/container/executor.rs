@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use libcontainer::workload::{
@@ -14,9 +15,11 @@ use libcontainer::workload::{
 };
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 
 use super::lookup::{self, LookupError};
+use super::null;
 use super::report::Failure;
 
 /// Executes the process of a specification and says on a pipe why it could not.
@@ -47,6 +50,9 @@ impl WorkloadExecutor {
 
 impl Executor for WorkloadExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        null::replace(open_null).map_err(|error| {
+            ExecutorValidationError::ArgValidationError(format!("{}: {error}", null::NULL))
+        })?;
         let found = spec.process().as_ref().and_then(command);
         let (command, env) = found.ok_or_else(|| {
             ExecutorValidationError::ArgValidationError("process.args is empty".to_owned())
@@ -101,6 +107,11 @@ pub(super) fn execute(process: &Process) -> LookupError {
         Ok(never) => match never {},
         Err(error) => LookupError::from_exec(command, error),
     }
+}
+
+fn open_null() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(null::NULL, flags, Mode::empty())?)
 }
 
 fn c_strings(strings: &[String]) -> Option<Vec<CString>> {

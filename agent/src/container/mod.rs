@@ -13,6 +13,8 @@ mod helper_process;
 mod home;
 mod id;
 mod lookup;
+mod mount_points;
+mod null;
 mod parked;
 mod paths;
 mod pid_namespace;

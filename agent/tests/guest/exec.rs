@@ -20,6 +20,10 @@ pub(crate) fn tests() -> Vec<Check> {
         ("an_exec_has_the_containers_cgroup_and_devices", cgroup),
         ("an_exec_may_have_a_terminal", terminal),
         ("an_exec_of_a_user_owns_its_stdio", stdio_of_user),
+        (
+            "an_exec_without_streams_has_the_containers_null_device",
+            no_streams,
+        ),
         ("an_exec_does_not_trust_the_workloads_files", hostile_files),
         ("a_command_that_cannot_be_executed_is_told", failures),
         ("what_an_exec_cannot_have_is_refused_by_name", refused),
@@ -267,6 +271,24 @@ fn terminal(guest: &Guest) {
     refused.expect(Code::FAILED_PRECONDITION, "no terminal");
     plain.signal(9).unwrap();
     plain.finish();
+    end(container);
+}
+
+fn no_streams(guest: &Guest) {
+    let container = idle(guest);
+    let command = "test \"$(cat)\" = '' && echo x && echo y >&2 && \
+                   test $(stat -L -c %d:%i /proc/$$/fd/1) = $(stat -c %d:%i /dev/null) && exit 5";
+    let request = ExecRequest {
+        container_id: "c".to_owned(),
+        exec_id: "e".to_owned(),
+        process: process(command).to_string().into_bytes(),
+        ..ExecRequest::default()
+    };
+    guest.exec_with(&request).unwrap();
+    let (stdin, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (stdout, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let exec = Process::new(guest, "c", "e", stdin, stdout, None);
+    assert_eq!(exec.finish().status, 5);
     end(container);
 }
 

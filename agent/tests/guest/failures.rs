@@ -27,6 +27,10 @@ pub(crate) fn tests() -> Vec<Check> {
         ),
         ("broken_json_is_refused", broken_json),
         ("a_missing_root_or_source_is_named", missing_paths),
+        (
+            "a_mount_point_that_a_read_only_root_lacks_is_named",
+            missing_mount_point,
+        ),
         ("a_link_in_the_share_does_not_lead_out_of_it", planted_links),
         ("a_stream_that_was_not_opened_is_named", missing_stream),
         ("the_terminal_must_agree", terminal_disagrees),
@@ -162,6 +166,28 @@ fn missing_paths(guest: &Guest) {
         Code::INVALID_ARGUMENT,
         "mounts[0].source: /run/nacre/share/nope: ",
     );
+}
+
+fn missing_mount_point(guest: &Guest) {
+    guest.share_read_only("rootfs", "read-only");
+    let mut spec = spec(&["sh", "-c", "ls /dev/shm /tmp && touch /x"]);
+    spec["root"] = json!({"path": "/run/nacre/share/read-only", "readonly": true});
+    let output = guest.run(&spec);
+    assert!(
+        output.stderr.contains("Read-only file system"),
+        "{output:?}"
+    );
+    for place in ["/data", "/etc/sub/file"] {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.truncate(7);
+        mounts.push(json!({
+            "destination": place, "type": "bind", "source": "/run/nacre/share/rootfs/etc",
+            "options": ["rbind", "ro"]
+        }));
+        let error = guest.create("c", &spec).err().unwrap();
+        let message = format!("mounts[7].destination: {place} does not exist");
+        error.expect(Code::INVALID_ARGUMENT, &message);
+    }
 }
 
 fn planted_links(guest: &Guest) {

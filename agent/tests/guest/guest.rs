@@ -242,6 +242,22 @@ impl Guest {
         assert!(status.success(), "ip {arguments}");
     }
 
+    /// Shows one directory of the share in another place, read-only.
+    pub(crate) fn share_read_only(&self, source: &str, place: &str) {
+        fs::create_dir(self.share(place)).expect("a directory");
+        let agent = children_of(self.process.id())[0].to_string();
+        let share = "/run/nacre/share";
+        let mount = format!(
+            "mount --bind {share}/{source} {share}/{place} && \
+             mount -o remount,bind,ro {share}/{place}"
+        );
+        let status = std::process::Command::new("nsenter")
+            .args(["-t", &agent, "-m", "sh", "-c", &mount])
+            .status()
+            .expect("nsenter");
+        assert!(status.success(), "{mount}");
+    }
+
     /// Whether the guest has gone down.
     pub(crate) fn has_ended(&self) -> bool {
         children_of(self.process.id()).is_empty()

@@ -18,7 +18,7 @@ use crate::container::cgroup::Cgroup;
 use crate::container::helper::{Made, hand_over};
 use crate::container::id::Id;
 use crate::container::report::{Failure, JoinRequest, Report, receive, send};
-use crate::container::{fork, home, paths, spec};
+use crate::container::{fork, home, null, paths, spec};
 
 /// Bytes of the JSON of a process.
 const MAX_PROCESS: u64 = 4 << 20;
@@ -137,6 +137,8 @@ impl Task {
     /// Gives the master side of the terminal, if there is to be one.
     fn prepare_stdio(&self, uid: u32) -> Result<Option<OwnedFd>, Failure> {
         if !self.request.terminal {
+            // A container without a null device gets the agent's.
+            let _ = null::replace(|| open_null(&self.proc));
             own_stdio(uid).map_err(Failure::internal)?;
             return Ok(None);
         }
@@ -211,6 +213,22 @@ fn set_oom_score(score: Option<i32>) -> io::Result<()> {
         Some(score) => fs::write("/proc/self/oom_score_adj", score.to_string()),
         None => reset_oom_score(),
     }
+}
+
+/// The container's null device, which is opened only if it is that.
+fn open_null(proc: &OwnedFd) -> io::Result<OwnedFd> {
+    let place = openat(
+        CWD,
+        null::NULL,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    if !null::is_null(&place)? {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let again = format!("self/fd/{}", place.as_raw_fd());
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(openat(proc, again, flags, Mode::empty())?)
 }
 
 /// The container's `/etc/passwd`, which is now the root's. Whatever else may be in
