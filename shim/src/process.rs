@@ -9,7 +9,7 @@
 //! who waits for it may go.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nacre_pod::stdio::TerminalSize;
 use tokio::sync::watch;
@@ -17,6 +17,11 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 use crate::guest::Output;
 use crate::stdio::{Kept, Places};
+
+/// How long the output of a process that has ended waits for a client that comes
+/// back, and then for one that is there but does not read.
+const LATE_READER: Duration = Duration::from_secs(10);
+const SLOW_READER: Duration = Duration::from_secs(20);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -216,14 +221,25 @@ impl Process {
         self.state().size = Some(size);
     }
 
-    /// Waits until the output of the process, which has ended, is written.
+    /// Waits until the output of the process, which has ended, is written, but
+    /// not for ever: nobody may be there to read it.
     pub(crate) async fn drain(&self) {
         let (output, mut kept) = {
             let mut state = self.state();
             (state.output.take(), std::mem::take(&mut state.kept))
         };
         if let Some(mut output) = output {
-            output.drain().await;
+            let mut drained = output.drain();
+            if tokio::time::timeout(LATE_READER, &mut drained)
+                .await
+                .is_err()
+            {
+                // Where the shim was the only reader, writing now fails.
+                kept.close_readers();
+                if tokio::time::timeout(SLOW_READER, drained).await.is_err() {
+                    log::warn!("output of a process that has ended is not read; it is cut off");
+                }
+            }
         }
         kept.finish().await;
     }
@@ -256,6 +272,31 @@ mod tests {
         assert_eq!(process.stopped().await, exit);
         let failure = process.begin_start().unwrap_err();
         assert_eq!(failure.message, "cannot start a stopped process");
+    }
+
+    /// Output that nobody reads.
+    struct Stuck;
+
+    #[async_trait::async_trait]
+    impl Output for Stuck {
+        fn pid(&self) -> u32 {
+            1
+        }
+
+        async fn drain(&mut self) {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_nobody_reads_is_cut_off() {
+        let process = Process::new("", Places::default());
+        process.attach(Box::new(Stuck), Kept::default());
+        let before = tokio::time::Instant::now();
+        process.drain().await;
+        assert_eq!(before.elapsed(), LATE_READER + SLOW_READER);
+        // There is nothing left to wait for.
+        process.drain().await;
     }
 
     #[test]

@@ -50,11 +50,16 @@ impl Kept {
         self.stdin = None;
     }
 
+    /// Lets output break off when nobody else reads it.
+    pub(crate) fn close_readers(&mut self) {
+        self.readers.clear();
+    }
+
     /// Lets go of everything once all output is written, and waits until a
     /// logger has taken it.
     pub(crate) async fn finish(&mut self) {
-        self.stdin = None;
-        self.readers.clear();
+        self.close_stdin();
+        self.close_readers();
         if let Some(logger) = self.logger.take() {
             logger.finish().await;
         }

@@ -34,7 +34,8 @@ async fn nobody_waits_for_the_other_end_of_a_fifo() {
     };
     let opened = tokio::time::timeout(Duration::from_secs(5), open(&places)).await;
     let (stdio, mut kept) = opened.unwrap().unwrap();
-    File::from(stdio.stdout.unwrap()).write_all(b"out").unwrap();
+    let mut stdout = File::from(stdio.stdout.unwrap());
+    stdout.write_all(b"out").unwrap();
     File::from(stdio.stderr.unwrap()).write_all(b"err").unwrap();
 
     // A client comes, types, and goes: stdin has not ended.
