@@ -158,10 +158,9 @@ fn finish_spec(mut spec: Spec, bundle: &Path) -> Result<Spec, Failure> {
         let env = process.env_mut().get_or_insert_default();
         home::add_home(env, uid, || home::read_passwd(&rootfs));
     }
+    Inherited::save(&spec, bundle).map_err(Failure::internal)?;
+    spec::swap_masks(&mut spec);
     spec.save(bundle.join(CONFIG)).map_err(Failure::internal)?;
-    Inherited::of(&spec)
-        .save(bundle)
-        .map_err(Failure::internal)?;
     Ok(spec)
 }
 

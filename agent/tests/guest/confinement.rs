@@ -8,6 +8,7 @@ use crate::guest::{Guest, spec};
 pub(crate) fn tests() -> Vec<Check> {
     vec![
         ("a_seccomp_profile_is_in_force", seccomp),
+        ("a_seccomp_rule_may_mask_an_argument", masked_argument),
         ("capabilities_are_those_of_the_specification", capabilities),
         ("user_groups_umask_and_limits_are_set", user),
         ("the_environment_is_passed_as_it_is", environment),
@@ -54,6 +55,26 @@ fn seccomp(guest: &Guest) {
         guest.sh("grep Seccomp: /proc/self/status").stdout,
         "Seccomp:\t0\n"
     );
+}
+
+/// A profile that refuses signals 10 and 26 by their last four bits.
+pub(crate) fn masking_profile() -> Value {
+    json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{
+            "names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38,
+            "args": [{"index": 1, "value": 15, "valueTwo": 10, "op": "SCMP_CMP_MASKED_EQ"}]
+        }]
+    })
+}
+
+/// Sends signals of which [`masking_profile`] lets two pass.
+pub(crate) const MASKED: &str = "for n in 26 10 17 18; do kill -$n $$ && echo $n; done";
+
+fn masked_argument(guest: &Guest) {
+    let mut spec = sh(MASKED);
+    spec["linux"]["seccomp"] = masking_profile();
+    assert_eq!(guest.run(&spec).stdout, "17\n18\n");
 }
 
 fn capabilities(guest: &Guest) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use ttrpc::Code;
 
 use crate::Check;
+use crate::confinement::{MASKED, masking_profile};
 use crate::guest::{Container, Guest, Process, spec};
 
 pub(crate) fn tests() -> Vec<Check> {
@@ -17,6 +18,10 @@ pub(crate) fn tests() -> Vec<Check> {
         ("an_exec_has_its_own_streams_and_status", streams_and_status),
         ("an_exec_is_what_its_process_says", confined),
         ("an_exec_has_the_containers_seccomp_profile", seccomp),
+        (
+            "an_exec_may_have_a_rule_that_masks_an_argument",
+            masked_argument,
+        ),
         ("an_exec_has_the_containers_cgroup_and_devices", cgroup),
         ("an_exec_may_have_a_terminal", terminal),
         ("an_exec_of_a_user_owns_its_stdio", stdio_of_user),
@@ -206,6 +211,17 @@ fn seccomp(guest: &Guest) {
             let refused = output.stderr.contains("Function not implemented");
             assert!(refused, "{output:?}");
         }
+    }
+    end(container);
+}
+
+fn masked_argument(guest: &Guest) {
+    let mut masked = spec(&["sh", "-c", "echo ready; while :; do sleep 0.1; done"]);
+    masked["linux"]["seccomp"] = masking_profile();
+    let container = run(guest, &masked);
+    for _ in 0..2 {
+        let output = container.exec("e", &process(MASKED)).unwrap().finish();
+        assert_eq!(output.stdout, "17\n18\n", "{output:?}");
     }
     end(container);
 }

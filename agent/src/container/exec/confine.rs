@@ -9,9 +9,8 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 use libcontainer::capabilities::CapabilityExt;
-use libcontainer::seccomp::initialize_seccomp;
 use oci_spec::runtime::{
-    Capabilities, LinuxPersonalityDomain, LinuxSeccomp, PosixRlimit, PosixRlimitType, Process,
+    Capabilities, LinuxPersonalityDomain, PosixRlimit, PosixRlimitType, Process,
 };
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -20,6 +19,7 @@ use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid,
 };
 
+use super::filter::Filter;
 use crate::container::privileges::drop_from_bounding;
 use crate::container::report::Failure;
 use crate::container::{executor, fork};
@@ -187,7 +187,7 @@ pub(super) fn no_directory(cwd: &Path, error: &io::Error) -> Failure {
 /// What a cloned helper is to become.
 pub(super) struct Workload<'a> {
     pub(super) process: &'a Process,
-    pub(super) seccomp: Option<&'a LinuxSeccomp>,
+    pub(super) filter: Option<&'a Filter>,
     pub(super) confinement: Confinement,
     /// Whether the working directory has been entered.
     pub(super) in_cwd: bool,
@@ -229,23 +229,20 @@ fn finish(workload: &Workload<'_>) -> Result<(), Failure> {
     if confinement.filter_first {
         // Another user than root has lost them as effective ones.
         set_capabilities(None, confinement.interim()).map_err(capabilities_refused)?;
-        set_filter(workload.seccomp)?;
+        set_filter(workload.filter)?;
     }
     set_capabilities(None, confinement.sets).map_err(capabilities_refused)?;
     for capability in confinement.ambient.iter() {
         configure_capability_in_ambient_set(capability, true).map_err(capabilities_refused)?;
     }
     if !confinement.filter_first {
-        set_filter(workload.seccomp)?;
+        set_filter(workload.filter)?;
     }
     Ok(())
 }
 
-fn set_filter(seccomp: Option<&LinuxSeccomp>) -> Result<(), Failure> {
-    let Some(seccomp) = seccomp else {
-        return Ok(());
-    };
-    initialize_seccomp(seccomp)
-        .map(drop)
+fn set_filter(filter: Option<&Filter>) -> Result<(), Failure> {
+    filter
+        .map_or(Ok(()), Filter::set)
         .map_err(|error| Failure::invalid(format!("linux.seccomp: {error}")))
 }

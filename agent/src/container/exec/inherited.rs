@@ -1,12 +1,14 @@
 //! What every process of a container has of its container, beside namespaces and
 //! cgroup. Written to the bundle when the container is built.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::fs;
+use std::io;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxPersonalityDomain, LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxPersonalityDomain, Spec};
 use serde::{Deserialize, Serialize};
+
+use super::filter;
 
 /// Its name in a bundle.
 const FILE: &str = "inherited.json";
@@ -14,28 +16,27 @@ const FILE: &str = "inherited.json";
 /// See the module.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(in crate::container) struct Inherited {
-    /// The filter of system calls.
-    pub(super) seccomp: Option<LinuxSeccomp>,
+    /// There is a filter of system calls, to be set with these flags.
+    pub(super) filter_flags: Option<u64>,
     /// Whether the processes see a 32-bit machine.
     pub(super) personality: Option<LinuxPersonalityDomain>,
 }
 
 impl Inherited {
-    /// What the processes of a container with this specification inherit.
-    pub(in crate::container) fn of(spec: &Spec) -> Self {
+    /// Puts what the processes of a container inherit into its bundle.
+    pub(in crate::container) fn save(spec: &Spec, bundle: &Path) -> io::Result<()> {
         let linux = spec.linux().as_ref();
-        Self {
-            seccomp: linux.and_then(|linux| linux.seccomp().clone()),
+        let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+        if let Some(profile) = profile {
+            filter::save(profile, bundle)?;
+        }
+        let inherited = Self {
+            filter_flags: profile.map(filter::flags),
             personality: linux
                 .and_then(|linux| linux.personality().as_ref())
                 .map(|personality| personality.domain()),
-        }
-    }
-
-    /// Puts it into a bundle.
-    pub(in crate::container) fn save(&self, bundle: &Path) -> io::Result<()> {
-        let file = BufWriter::new(File::create(bundle.join(FILE))?);
-        Ok(serde_json::to_writer(file, self)?)
+        };
+        fs::write(bundle.join(FILE), serde_json::to_vec(&inherited)?)
     }
 
     /// Reads it from a bundle.

@@ -5,12 +5,13 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat, openat2};
 use rustix::io::Errno;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::confine::{self, Confinement};
+use super::filter::Filter;
 use super::{Inherited, pty};
 use crate::boot::limits;
 use crate::container::build::{check_terminal, own_stdio, reset_oom_score};
@@ -50,7 +51,8 @@ pub(in crate::container) fn run(control: &OwnedFd) -> io::Result<()> {
 struct Task {
     request: JoinRequest,
     process: Process,
-    inherited: Inherited,
+    personality: Option<LinuxPersonalityDomain>,
+    filter: Option<Filter>,
     /// Of the container's first process.
     pidfd: OwnedFd,
     /// The agent's `/proc`.
@@ -67,7 +69,11 @@ fn receive_task(control: &OwnedFd) -> Result<Task, Failure> {
     let process = read_process(File::from(file))?;
     check_terminal(request.terminal, Some(&process))?;
     let id = Id::parse(&request.id, "container_id").map_err(Failure::invalid)?;
-    let inherited = Inherited::load(&paths::bundle(&id)).map_err(Failure::internal)?;
+    let bundle = paths::bundle(&id);
+    let inherited = Inherited::load(&bundle).map_err(Failure::internal)?;
+    let filter = inherited
+        .filter_flags
+        .map(|flags| Filter::of(&bundle, flags));
     let place = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         open(path, flags, Mode::empty())
@@ -76,7 +82,8 @@ fn receive_task(control: &OwnedFd) -> Result<Task, Failure> {
     Ok(Task {
         request,
         process,
-        inherited,
+        personality: inherited.personality,
+        filter: filter.transpose()?,
         pidfd,
         proc: place(Path::new("/proc"))?,
         cgroup: place(Cgroup::of(&id).path())?,
@@ -101,8 +108,8 @@ impl Task {
         home::add_home(env, uid, || read_passwd(&self.proc));
         let terminal = self.prepare_stdio(uid)?;
         let in_cwd = enter(self.process.cwd())?;
-        let confinement = Confinement::of(&self.process, self.inherited.seccomp.is_some());
-        confinement.prepare(&self.process, self.inherited.personality)?;
+        let confinement = Confinement::of(&self.process, self.filter.is_some());
+        confinement.prepare(&self.process, self.personality)?;
         let (read, write) = crate::streams::open_ends().map_err(Failure::internal)?;
         match self.fork()? {
             Some(pid) => Ok(Made {
@@ -112,7 +119,7 @@ impl Task {
             }),
             None => confine::execute(&confine::Workload {
                 process: &self.process,
-                seccomp: self.inherited.seccomp.as_ref(),
+                filter: self.filter.as_ref(),
                 confinement,
                 in_cwd,
                 verdict: write.as_raw_fd(),

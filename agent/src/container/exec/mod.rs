@@ -9,6 +9,7 @@
 
 mod agent;
 mod confine;
+mod filter;
 mod inherited;
 mod join;
 mod pty;

@@ -6,6 +6,7 @@
 mod check;
 mod namespaces;
 mod prepare;
+mod seccomp;
 mod sysctl;
 
 use oci_spec::runtime::{Process, Spec};
@@ -14,6 +15,7 @@ use thiserror::Error;
 pub(super) use check::check;
 pub(super) use namespaces::PidNamespace;
 pub(super) use prepare::{Prepared, prepare};
+pub(super) use seccomp::swap_masks;
 
 /// A field of the specification that cannot be honoured.
 #[derive(Debug, Error, Eq, PartialEq)]
