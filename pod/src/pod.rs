@@ -11,7 +11,7 @@ use crate::boot::{self, BootError, Booted, Booting};
 use crate::diagnosis::Diagnosis;
 use crate::monitor::Machine;
 use crate::process::{Process, Streams};
-use crate::spec::Bundle;
+use crate::spec::{self, Bundle, Refusal};
 use crate::stdio::{Pumps, Stdio, TerminalSize};
 use crate::timing::Timing;
 
@@ -35,9 +35,18 @@ pub enum PodError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A field of a further process asks for what cannot be done.
+    #[error("{0}")]
+    Refused(Refusal),
     /// The specification could not be written for the guest.
     #[error("cannot write the specification for the guest: {0}")]
     Spec(#[from] serde_json::Error),
+}
+
+impl From<Refusal> for PodError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// A running pod. Dropping it ends it at once.
@@ -125,11 +134,12 @@ impl Pod {
         process: &[u8],
         stdio: Stdio,
     ) -> Result<Process, PodError> {
+        let process = spec::exec::for_guest(process)?;
         let (stdio, pumps) = self.connect(stdio).await?;
         let request = ExecRequest {
             container_id: id.container.to_owned(),
             exec_id: id.exec.to_owned(),
-            process: process.to_owned(),
+            process,
             stdio: Some(stdio).into(),
             ..Default::default()
         };

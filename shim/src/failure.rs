@@ -84,6 +84,7 @@ impl From<PodError> for Failure {
     fn from(error: PodError) -> Self {
         match error {
             PodError::Agent(error) => error.into(),
+            PodError::Refused(_) => Self::invalid_argument(error.to_string()),
             PodError::Gone(_) => Self::unavailable(error.to_string()),
             _ => Self::internal(error.to_string()),
         }

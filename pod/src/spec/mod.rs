@@ -4,6 +4,7 @@
 //! What cannot be honoured is refused by the name of its field, before anything
 //! is started; see [`refuse`] for the list.
 
+pub(crate) mod exec;
 mod mounts;
 pub mod refuse;
 mod role;
@@ -66,7 +67,8 @@ pub enum BundleError {
 }
 
 /// A field that is refused.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, Error, PartialEq)]
+#[error("{field}: {reason}")]
 pub struct Refusal {
     /// Name of the field, such as `linux.namespaces[1].path`.
     pub field: String,

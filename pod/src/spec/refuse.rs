@@ -240,6 +240,21 @@ const GUEST_DEVICES: &[(i64, i64)] = &[
 /// That field as a [`Refusal`].
 pub fn check(spec: &Value, role: Role) -> Result<(), Refusal> {
     require(spec)?;
+    check_rules(spec)?;
+    check_app_armor(spec)?;
+    check_namespaces(spec, role)?;
+    check_mount_types(spec)?;
+    check_devices(spec)
+}
+
+/// As [`check`], of a specification that has nothing but `process`.
+pub(super) fn check_process(spec: &Value) -> Result<(), Refusal> {
+    require_program(spec)?;
+    check_rules(spec)?;
+    check_app_armor(spec)
+}
+
+fn check_rules(spec: &Value) -> Result<(), Refusal> {
     for rule in RULES {
         for (field, value) in find(spec, rule.field) {
             if rule.when.holds(value) {
@@ -250,10 +265,7 @@ pub fn check(spec: &Value, role: Role) -> Result<(), Refusal> {
             }
         }
     }
-    check_app_armor(spec)?;
-    check_namespaces(spec, role)?;
-    check_mount_types(spec)?;
-    check_devices(spec)
+    Ok(())
 }
 
 /// What a container cannot be without.
@@ -263,6 +275,10 @@ fn require(spec: &Value) -> Result<(), Refusal> {
             return Err(Refusal::new(field, "missing"));
         }
     }
+    require_program(spec)
+}
+
+fn require_program(spec: &Value) -> Result<(), Refusal> {
     let program = find(spec, "process.args")
         .next()
         .and_then(|(_, args)| args.get(0));
