@@ -241,6 +241,14 @@ pub(crate) fn not_a_kernel(head: &[u8]) -> Option<&'static str> {
 }
 
 impl Booting {
+    /// Gives the guest the content of a resolv.conf, for containers that
+    /// [mount](crate::spec::Bundle::mount_resolv_conf) it; empty for none.
+    #[must_use]
+    pub fn with_resolv_conf(mut self, content: String) -> Self {
+        self.set_up.resolv_conf = content;
+        self
+    }
+
     /// Waits for the agent and prepares the guest.
     ///
     /// # Errors

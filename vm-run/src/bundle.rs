@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use nacre_pod::assets::{Assets, MissingAsset};
 use nacre_pod::boot::{self, BootConfig, BootError};
 use nacre_pod::cgroup::{CgroupError, HostCgroup};
 use nacre_pod::host::{HostError, PrivateMounts, ShareError, enter_private_mounts};
-use nacre_pod::network::{Network, NetworkError, Nic};
+use nacre_pod::network::Nic;
 use nacre_pod::pod::{Pod, PodError};
 use nacre_pod::process::ProcessControl;
 use nacre_pod::spec::{Bundle, BundleError};
@@ -22,7 +21,8 @@ use thiserror::Error;
 
 use crate::cli::{self, BundleArgs};
 use crate::logger;
-use crate::shape::{Shape, ShapeError};
+use crate::network::{Choice, ChoiceError, GuestNetwork, HostMounts, NetworkError, PodNetwork};
+use crate::shape::Shape;
 use crate::signals::{Arrived, Signals};
 use crate::terminal::{Terminal, TerminalError};
 
@@ -36,7 +36,7 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     #[error(transparent)]
-    Shape(#[from] ShapeError),
+    Choice(#[from] ChoiceError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
@@ -49,6 +49,11 @@ pub(crate) enum RunError {
     Share(#[from] ShareError),
     #[error(transparent)]
     Pod(#[from] PodError),
+    #[error(
+        "--dns: the bundle mounts something at /etc/resolv.conf or /etc, which would hide the \
+         name servers"
+    )]
+    ResolvConf,
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -69,12 +74,22 @@ pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
         args.kernel.as_deref(),
         args.initramfs.as_deref(),
     ))?;
+    let host = HostMounts::remember()?;
     let mounts = enter_private_mounts()?;
-    let bundle = Bundle::load(&args.dir)?;
-    let shape = Shape::choose(args, &bundle)?;
+    let mut bundle = Bundle::load(&args.dir)?;
+    let shape = Shape::choose(args, &bundle);
+    let choice = Choice::choose(&args.network, &bundle)?;
     let terminal = bundle.terminal().then(Terminal::find).transpose()?;
     let cgroup = bundle.cgroup().map(HostCgroup::create).transpose()?;
-    let (network, nics) = attach(shape.network.as_deref())?;
+    // One thread, this one: the monitor ends with the thread that started it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()?;
+    // From here on, a signal does not end this process with a network half made.
+    let signals = runtime.block_on(async { Signals::new() })?;
+    let (network, guest) = PodNetwork::attach(&choice, &args.network.dns, &host)?;
+    mount_resolv_conf(args, &mut bundle, &guest)?;
 
     let mut timing = Timing::new(request);
     let run = Run {
@@ -86,18 +101,13 @@ pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
         terminal: terminal.as_ref(),
         cgroup: cgroup.as_ref(),
     };
-    // One thread, this one: the monitor ends with the thread that started it.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(4)
-        .build()?;
     let tasks = tokio::task::LocalSet::new();
-    let status = tasks.block_on(&runtime, run.attached(nics, &mut timing));
+    let status = tasks.block_on(&runtime, run.attached(guest, signals, &mut timing));
     // A thread that reads a standard input without an end is not waited for.
     runtime.shutdown_background();
-    if let Some(Err(error)) = network.map(Network::close) {
+    if let Err(error) = network.close() {
         // The container's status is what was asked for.
-        logger::say(&format!("{error}"));
+        logger::say(&error.to_string());
     }
     drop(cgroup);
     timing.gone = Some(Moment::now());
@@ -107,13 +117,18 @@ pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
     status
 }
 
-fn attach(namespace: Option<&Path>) -> Result<(Option<Network>, Vec<Nic>), NetworkError> {
-    match namespace {
-        None => Ok((None, Vec::new())),
-        Some(path) => {
-            let (network, nics) = Network::attach(path)?;
-            Ok((Some(network), nics))
-        }
+/// Lets the container see what the network says of name servers, unless the bundle says
+/// otherwise.
+fn mount_resolv_conf(
+    args: &BundleArgs,
+    bundle: &mut Bundle,
+    guest: &GuestNetwork,
+) -> Result<(), RunError> {
+    let is_seen = guest.resolv_conf.is_empty() || bundle.mount_resolv_conf();
+    if is_seen || args.network.dns.is_empty() {
+        Ok(())
+    } else {
+        Err(RunError::ResolvConf)
     }
 }
 
@@ -129,10 +144,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn attached(&self, nics: Vec<Nic>, timing: &mut Timing) -> Result<u8, RunError> {
-        let mut signals = Signals::new()?;
+    async fn attached(
+        &self,
+        guest: GuestNetwork,
+        mut signals: Signals,
+        timing: &mut Timing,
+    ) -> Result<u8, RunError> {
         let id = self.id();
-        let booting = boot::launch(self.boot_config(nics), self.mounts)?;
+        let booting = boot::launch(self.boot_config(guest.nics), self.mounts)?
+            .with_resolv_conf(guest.resolv_conf);
         // The kernel boots while the share is filled.
         let binds = self.bundle.binds();
         self.mounts.share().add(

@@ -1,10 +1,15 @@
 //! The command line.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use nacre_cni::{HardwareAddress, NetworkName, RequestedIp};
 use nacre_pod::assets::{Choices, Given};
 
+use crate::network::Published;
 use crate::size::Mebibytes;
 
 /// Runs OCI bundles in micro-VMs of their own.
@@ -21,6 +26,8 @@ pub(crate) enum Command {
     Bundle(BundleArgs),
     /// Say whether this machine can run pods, and what to do where it cannot
     Check(CheckArgs),
+    /// Remove what is left of the CNI networks of pods whose `vm-run` was killed
+    Gc,
 }
 
 #[derive(Args, Debug)]
@@ -38,11 +45,8 @@ pub(crate) struct BundleArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(nacre_pod::boot::MAX_VCPUS)))]
     pub(crate) cpus: Option<u8>,
 
-    /// Network: `none`, or a network namespace such as /run/netns/NAME whose
-    /// interfaces the guest takes over [default: the namespace that the bundle
-    /// names, or none]
-    #[arg(long, value_name = "none|PATH")]
-    pub(crate) net: Option<Net>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
 
     /// Guest kernel: an uncompressed vmlinux
     #[arg(long, value_name = "FILE")]
@@ -69,6 +73,33 @@ pub(crate) struct BundleArgs {
     pub(crate) debug: bool,
 }
 
+#[derive(Args, Debug, Default)]
+pub(crate) struct NetworkArgs {
+    /// Network: `none`; `cni`, the first one in /etc/cni/net.d, or `cni:NAME`;
+    /// or the path of a network namespace such as /run/netns/NAME whose interfaces
+    /// the guest takes over [default: the namespace that the bundle names, or none]
+    #[arg(long, value_name = "none|cni[:NAME]|[netns:]PATH")]
+    pub(crate) net: Option<Net>,
+
+    /// Let a port of the host lead to one of the container; may be repeated.
+    /// Needs --net=cni and a network with the plugin portmap
+    #[arg(long, short, value_name = "[IP:]HOST:GUEST[/tcp|udp]")]
+    pub(crate) publish: Vec<Published>,
+
+    /// Address that the CNI network is to give; may be repeated
+    #[arg(long, value_name = "IP[/PREFIX]", value_parser = wanted_ip)]
+    pub(crate) ip: Vec<RequestedIp>,
+
+    /// MAC address that the CNI network is to give
+    #[arg(long, value_name = "MAC", value_parser = ethernet_address)]
+    pub(crate) mac: Option<HardwareAddress>,
+
+    /// Name server for the container's /etc/resolv.conf, in place of the network's;
+    /// may be repeated
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<IpAddr>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
     /// Boot a pod, too
@@ -89,20 +120,60 @@ pub(crate) struct CheckArgs {
 pub(crate) enum Net {
     /// Only `lo`.
     None,
+    /// The CNI network of this name, or the first one.
+    Cni(Option<NetworkName>),
     /// A network namespace.
     Namespace(PathBuf),
 }
 
-impl std::str::FromStr for Net {
-    type Err = &'static str;
+impl FromStr for Net {
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let path = text.strip_prefix("netns:").unwrap_or(text);
-        match path {
-            "none" if path == text => Ok(Self::None),
-            _ if path.contains('/') => Ok(Self::Namespace(path.into())),
-            _ => Err("give `none` or the path of a network namespace, such as /run/netns/NAME"),
+        match text.split_once(':') {
+            None if text == "none" => Ok(Self::None),
+            None if text == "cni" => Ok(Self::Cni(None)),
+            Some(("cni", name)) => match name.parse() {
+                Ok(name) => Ok(Self::Cni(Some(name))),
+                Err(error) => Err(error.to_string()),
+            },
+            Some(("netns", path)) if path.contains('/') => Ok(Self::Namespace(path.into())),
+            _ if text.contains('/') => Ok(Self::Namespace(text.into())),
+            _ => Err(
+                "give `none`, `cni`, `cni:NAME`, or the path of a network namespace, such \
+                      as /run/netns/NAME"
+                    .into(),
+            ),
         }
+    }
+}
+
+/// For [`Net`] on the command line.
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Cni(None) => f.write_str("cni"),
+            Self::Cni(Some(name)) => write!(f, "cni:{name}"),
+            Self::Namespace(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn wanted_ip(text: &str) -> Result<RequestedIp, &'static str> {
+    let wrong = "give an address such as 10.10.0.7 or 10.10.0.7/16";
+    if text.contains('/') {
+        text.parse().map(RequestedIp::Net).map_err(|_| wrong)
+    } else {
+        text.parse().map(RequestedIp::Address).map_err(|_| wrong)
+    }
+}
+
+fn ethernet_address(text: &str) -> Result<HardwareAddress, String> {
+    let address: HardwareAddress = text.parse().map_err(|error| format!("{error}"))?;
+    match address.ethernet() {
+        Some([first, ..]) if first & 1 == 0 => Ok(address),
+        _ => Err("must be six bytes, and no multicast address".into()),
     }
 }
 
@@ -155,7 +226,13 @@ mod tests {
         let args = parse(&[
             "--memory=1G",
             "--cpus=2",
-            "--net=/run/netns/x",
+            "--net=cni:mynet",
+            "-p=8080:80",
+            "--publish=[::1]:53:53/udp",
+            "--ip=10.10.0.7",
+            "--ip=fd00::7/64",
+            "--mac=02:00:00:00:00:07",
+            "--dns=10.10.0.1",
             "--kernel=k",
             "--initramfs=i",
             "--id=web-1",
@@ -166,16 +243,33 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(args.memory.unwrap().0, 1024);
-        assert_eq!(args.net, Some(Net::Namespace("/run/netns/x".into())));
+        let network = &args.network;
+        assert_eq!(network.net, Some(Net::Cni(Some("mynet".parse().unwrap()))));
+        assert_eq!((network.publish.len(), network.ip.len()), (2, 2));
+        assert_eq!(network.dns, ["10.10.0.1".parse::<IpAddr>().unwrap()]);
         assert_eq!((args.cpus, args.boot_timeout), (Some(2), 5));
     }
 
     #[test]
-    fn networks_are_none_or_a_path() {
+    fn networks_are_none_or_of_cni_or_a_path() {
+        let namespace = |path: &str| Ok(Net::Namespace(path.into()));
         assert_eq!("none".parse(), Ok(Net::None));
-        assert_eq!("netns:/a".parse(), Ok(Net::Namespace("/a".into())));
-        assert_eq!("./none".parse(), Ok(Net::Namespace("./none".into())));
-        for text in ["", "host", "bridge", "netns:none"] {
+        assert_eq!("cni".parse(), Ok(Net::Cni(None)));
+        let named = Net::Cni(Some("a.b".parse().unwrap()));
+        assert_eq!("cni:a.b".parse(), Ok(named.clone()));
+        assert_eq!(named.to_string(), "cni:a.b");
+        assert_eq!("netns:/a".parse(), namespace("/a"));
+        assert_eq!("/run/a:b".parse(), namespace("/run/a:b"));
+        assert_eq!("./none".parse(), namespace("./none"));
+        for text in [
+            "",
+            "host",
+            "bridge",
+            "netns:none",
+            "cni:",
+            "cni:/a",
+            "cni:.a",
+        ] {
             assert!(text.parse::<Net>().is_err(), "{text}");
         }
     }
@@ -189,6 +283,11 @@ mod tests {
             &["--id=../x", "d"],
             &["--id=.x", "d"],
             &["--boot-timeout=0", "d"],
+            &["--ip=10.0.0.256", "d"],
+            &["--mac=03:00:00:00:00:07", "d"],
+            &["--mac=02:00:00:00:00:00:00:07", "d"],
+            &["--dns=example.org", "d"],
+            &["-p=80", "d"],
             &[],
         ] {
             assert!(parse(args).is_err(), "{args:?}");

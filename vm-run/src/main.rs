@@ -4,7 +4,9 @@ mod bundle;
 mod check;
 mod cli;
 mod exit;
+mod gc;
 mod logger;
+mod network;
 mod shape;
 mod signals;
 mod size;
@@ -29,5 +31,9 @@ fn main() -> ExitCode {
             exit::status(bundle::run(&args, request))
         }
         Command::Check(args) => check::run(&args),
+        Command::Gc => {
+            logger::start(false);
+            gc::run()
+        }
     }
 }

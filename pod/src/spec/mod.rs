@@ -165,6 +165,13 @@ impl Bundle {
         &self.rootfs
     }
 
+    /// Mounts the pod's resolv.conf, which comes with its network, over the container's.
+    /// A mount that the bundle has in that place stays instead; says whether there is
+    /// none.
+    pub fn mount_resolv_conf(&mut self) -> bool {
+        mounts::add_resolv_conf(&mut self.spec)
+    }
+
     /// Sources of bind mounts with their number in `mounts`.
     #[must_use]
     pub fn binds(&self) -> &[(usize, Source)] {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nacre_protocol::GUEST_RESOLV_CONF;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::{Refusal, Role};
@@ -49,6 +50,29 @@ fn open_bind(dir: &Path, index: usize, mount: &Mount) -> Result<Source, Refusal>
     let path = dir.join(source);
     Source::open(&path, is_recursive(mount), is_read_only(mount))
         .map_err(|error| Refusal::source(field, &error))
+}
+
+/// Adds a mount of the pod's resolv.conf, unless another one is in its place.
+pub(super) fn add_resolv_conf(spec: &mut Spec) -> bool {
+    let place = Path::new("/etc/resolv.conf");
+    let mut all = spec.mounts().clone().unwrap_or_default();
+    let is_taken = all.iter().any(|mount| {
+        // A root on `/` itself holds the place without a say in it.
+        let at = Path::new("/").join(mount.destination());
+        at != Path::new("/") && place.starts_with(at)
+    });
+    if is_taken {
+        return false;
+    }
+    let mut mount = Mount::default();
+    mount
+        .set_destination(place.into())
+        .set_typ(Some("bind".into()))
+        .set_source(Some(GUEST_RESOLV_CONF.into()))
+        .set_options(Some(vec!["bind".into()]));
+    all.push(mount);
+    spec.set_mounts(Some(all));
+    true
 }
 
 pub(super) fn is_bind(mount: &Mount) -> bool {
