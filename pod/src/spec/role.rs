@@ -61,6 +61,19 @@ impl Role {
         }
     }
 
+    /// Whether a container with this `linux` is in the pod's IPC namespace by its
+    /// own wish.
+    pub(super) fn joins_ipc(self, linux: Option<&Linux>) -> bool {
+        self == Self::Member
+            && linux
+                .and_then(|linux| linux.namespaces().as_deref())
+                .unwrap_or_default()
+                .iter()
+                .any(|namespace| {
+                    namespace.typ() == LinuxNamespaceType::Ipc && namespace.path().is_some()
+                })
+    }
+
     /// Whether a mount is the pod's shared memory: containerd makes a tmpfs of the
     /// host for it, of which the guest has its own.
     pub(super) fn is_shared_memory(self, mount: &Mount) -> bool {
@@ -113,6 +126,15 @@ mod tests {
             let linux = linux(&private);
             assert_eq!(role.pid_namespace(Some(&linux)), PidNamespace::OWN);
         }
+    }
+
+    #[test]
+    fn only_a_member_that_says_so_joins_the_pods_ipc() {
+        let shared = linux(&json!([{ "type": "ipc", "path": "/proc/7/ns/ipc" }]));
+        let private = linux(&json!([{ "type": "ipc" }]));
+        assert!(Role::Member.joins_ipc(Some(&shared)));
+        assert!(!Role::Member.joins_ipc(Some(&private)));
+        assert!(!Role::Sandbox.joins_ipc(Some(&shared)));
     }
 
     #[test]

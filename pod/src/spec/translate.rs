@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use nacre_protocol::{GUEST_SHARE, GUEST_SHARED_MEMORY};
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::{Hooks, Mount, Spec};
 
 use super::{Role, mounts};
 
@@ -31,9 +31,15 @@ pub(super) fn for_guest(
                 mount.set_source(Some(share.join("mounts").join(index.to_string())));
             }
         }
-        for mount in mounts {
-            if mounts::is_bind(mount) && role.is_shared_memory(mount) {
+        let joins_ipc = role.joins_ipc(spec.linux().as_ref());
+        for mount in mounts
+            .iter_mut()
+            .filter(|mount| role.is_shared_memory(mount))
+        {
+            if mounts::is_bind(mount) {
                 mount.set_source(Some(GUEST_SHARED_MEMORY.into()));
+            } else if joins_ipc {
+                *mount = shared_memory(mount);
             }
         }
     }
@@ -47,6 +53,18 @@ pub(super) fn for_guest(
     }
     guest.set_hooks(guest.hooks().as_ref().map(hooks_of_the_container));
     guest
+}
+
+/// The pod's shared memory in place of a file system of the container's own.
+/// Where containerd has made none on the host (pods of the Sandbox API), it asks
+/// for one in each container.
+fn shared_memory(mount: &Mount) -> Mount {
+    let mut shared = mount.clone();
+    let options = ["rbind", "nosuid", "nodev", "noexec"].map(str::to_owned);
+    shared.set_typ(Some("bind".to_owned()));
+    shared.set_source(Some(GUEST_SHARED_MEMORY.into()));
+    shared.set_options(Some(options.to_vec()));
+    shared
 }
 
 /// Those that run inside the container, programs of its own root.
