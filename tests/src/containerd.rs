@@ -196,9 +196,10 @@ impl Containerd {
         String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// Kills it and starts it again, as after a crash. What it ran goes on.
-    pub fn restart(&mut self) {
+    /// Kills it, does something without it, and starts it again. What it ran goes on.
+    pub fn away_for(&mut self, act: impl FnOnce()) {
         self.stop(Signal::KILL);
+        act();
         self.launch();
     }
 
@@ -228,25 +229,27 @@ impl Containerd {
         kept
     }
 
-    /// Ends and removes all tasks and containers, for the next test's sake.
+    /// Ends and removes all pods, tasks and containers, for the next test's sake.
     pub fn remove_everything(&self) {
-        for namespace in [PODS, NAMESPACE] {
-            let ctr = format!(
-                "{} --address {} --namespace {namespace}",
-                self.version.programs().join("ctr").display(),
-                self.socket().display()
-            );
-            let _ = Command::new("sh")
-                .arg("-c")
-                .arg(format!(
-                    "for id in $({ctr} tasks ls -q); do
-                         timeout 20 {ctr} tasks kill --signal 9 $id; timeout 20 {ctr} tasks rm --force $id
-                     done
-                     for id in $({ctr} containers ls -q); do timeout 20 {ctr} containers rm $id; done"
-                ))
-                .stdin(Stdio::null())
-                .output();
-        }
+        let socket = self.socket().display().to_string();
+        let ctr = self.version.programs().join("ctr").display().to_string();
+        // Whatever a step does not get done, the next one tries.
+        let script = r#"
+            socket=$1 ctr="timeout 20 $2 --address $1"
+            timeout 60 crictl --config /dev/null --runtime-endpoint "unix://$socket" rmp --force --all
+            for namespace in $3 $4; do
+                for id in $($ctr --namespace $namespace tasks ls -q); do
+                    $ctr --namespace $namespace tasks kill --signal 9 $id
+                    $ctr --namespace $namespace tasks rm --force $id
+                done
+                for id in $($ctr --namespace $namespace containers ls -q); do
+                    $ctr --namespace $namespace containers rm $id
+                done
+            done"#;
+        let _ = Command::new("sh")
+            .args(["-c", script, "sh", &socket, &ctr, PODS, NAMESPACE])
+            .stdin(Stdio::null())
+            .output();
     }
 
     fn launch(&mut self) {
@@ -291,7 +294,8 @@ impl Containerd {
         format!("nacre-cni{}", self.version.number())
     }
 
-    /// Directories of the namespaces, which the first container would make and leave.
+    /// What the first container or pod would make and leave: directories of
+    /// namespaces, of CRI and of CNI.
     fn add_directories(&self) {
         let dir = self.dir.path();
         for namespace in [NAMESPACE, PODS] {
@@ -303,6 +307,18 @@ impl Containerd {
             ] {
                 fs::create_dir_all(parent.join(namespace)).unwrap();
             }
+        }
+        for kind in ["containers", "sandboxes"] {
+            for parent in ["root", "state"] {
+                let parent = dir.join(parent).join("io.containerd.grpc.v1.cri");
+                fs::create_dir_all(parent.join(kind)).unwrap();
+            }
+        }
+        fs::create_dir_all("/var/lib/cni/results").unwrap();
+        let addresses = dir.join("cni").join(self.bridge());
+        fs::create_dir_all(&addresses).unwrap();
+        for file in ["last_reserved_ip.0", "lock"] {
+            fs::write(addresses.join(file), "").unwrap();
         }
     }
 

@@ -132,10 +132,9 @@ impl<'a> Task<'a> {
     ///
     /// # Panics
     /// When it cannot be removed.
-    pub fn delete(self) -> i32 {
+    pub fn delete(&self) -> i32 {
         let ended = self.ctr(&["delete"]).expect_code(0);
-        let removed = self.containerd.ctr(&["containers", "delete", &self.id]);
-        let _ = Running::to_the_end(removed).expect_code(0);
+        self.forget();
         // A warning is the only way in which `ctr` says it.
         let status = ended.stderr.split_once("exit with non-zero exit code ");
         status.map_or(0, |(_, status)| {
@@ -145,6 +144,15 @@ impl<'a> Task<'a> {
                 .parse()
                 .expect("a number")
         })
+    }
+
+    /// Removes what containerd remembers of it when its task is gone.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn forget(&self) {
+        let removed = self.containerd.ctr(&["containers", "delete", &self.id]);
+        let _ = Running::to_the_end(removed).expect_code(0);
     }
 }
 

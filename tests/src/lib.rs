@@ -9,7 +9,9 @@
 
 pub mod bundle;
 pub mod clean;
+pub mod cni;
 pub mod containerd;
+pub mod crictl;
 pub mod ctr;
 pub mod image;
 pub mod initramfs;
@@ -17,6 +19,7 @@ pub mod netns;
 pub mod proc;
 pub mod pty;
 pub mod running;
+pub mod shim;
 pub mod vm_run;
 
 use std::process::Command;

@@ -8,14 +8,29 @@
 // What cannot be prepared is a test that fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod calls;
 mod setting;
 
+mod faults;
+mod layers;
 mod output;
+mod pods;
+mod sandbox;
+mod shim;
 mod start_and_end;
 
 use libtest_mimic::Arguments;
 
 fn main() {
-    let tests = [start_and_end::TESTS, output::TESTS].concat();
+    let tests = [
+        start_and_end::TESTS,
+        output::TESTS,
+        layers::TESTS,
+        faults::TESTS,
+        pods::TESTS,
+        shim::TESTS,
+        sandbox::TESTS,
+    ]
+    .concat();
     setting::run(&Arguments::from_args(), &tests).exit();
 }

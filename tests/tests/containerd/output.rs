@@ -1,11 +1,14 @@
 //! Bytes in and out of a container: all of them, in order, whatever the hurry.
 
+use std::fs;
 use std::process::Stdio;
 
-use nacre_tests::ctr;
-use nacre_tests::image::NOISE;
+use nacre_tests::containerd::NAMESPACE;
+use nacre_tests::ctr::{self, Task, new_id};
+use nacre_tests::image::{self, NOISE};
 use nacre_tests::pty::Session;
-use nacre_tests::{Running, noise};
+use nacre_tests::{Running, noise, sh, wait_until};
+use rustix::process::Signal;
 
 use crate::setting::{EVERYWHERE, ONE_VERSION, Setting, Test};
 
@@ -19,6 +22,16 @@ pub(crate) const TESTS: &[Test] = &[
         name: "a_terminal_is_a_terminal",
         places: ONE_VERSION,
         check: terminal,
+    },
+    Test {
+        name: "a_logger_gets_all_output",
+        places: ONE_VERSION,
+        check: logger,
+    },
+    Test {
+        name: "who_attaches_again_goes_on_where_it_was",
+        places: ONE_VERSION,
+        check: attach,
     },
 ];
 
@@ -74,4 +87,67 @@ fn terminal(setting: &mut Setting) {
     session.wait_for("resized");
     session.press(b"last\r");
     assert_eq!(session.wait().code(), Some(5), "{:?}", session.screen());
+}
+
+/// `file://` is what the tests of [`crate::faults`] use.
+fn logger(setting: &mut Setting) {
+    let dir = setting.containerd.dir().join("logger");
+    fs::create_dir(&dir).unwrap();
+    let program = dir.join("program");
+    // Descriptors 3 and 4 are the output, the end of 5 says that it is ready. What the
+    // address has behind its question mark are the arguments.
+    let script = r#"#!/bin/sh
+        cat <&3 >"$2/out" 5>&- &
+        cat <&4 >"$2/err" 5>&- &
+        echo "$CONTAINER_NAMESPACE $CONTAINER_ID" >"$2/who"
+        exec 5>&-
+        wait"#;
+    fs::write(&program, script).unwrap();
+    sh(&format!("chmod +x {}", program.display()));
+    let uri = format!("binary://{}?to={}", program.display(), dir.display());
+    let task = Task::start(
+        setting.containerd,
+        setting.runtime,
+        &["--log-uri", &uri],
+        &["sh", "-c", "echo err >&2; cat /noise; exit 6"],
+    );
+    task.wait_for("STOPPED");
+    assert_eq!(task.delete(), 6);
+    wait_until("the logger has all of it", || {
+        let len = |name| fs::metadata(dir.join(name)).map_or(0, |file| file.len());
+        len("out") >= NOISE as u64 && len("err") > 0
+    });
+    assert!(
+        fs::read(dir.join("out")).unwrap() == noise(NOISE),
+        "other bytes"
+    );
+    assert_eq!(fs::read_to_string(dir.join("err")).unwrap(), "err\n");
+    let who = fs::read_to_string(dir.join("who")).unwrap();
+    assert_eq!(who, format!("{NAMESPACE} {}\n", task.id()));
+    fs::remove_dir_all(dir).unwrap();
+}
+
+fn attach(setting: &mut Setting) {
+    let containerd = &*setting.containerd;
+    let task = Task::of(containerd, new_id());
+    let mut command = containerd.ctr(&["run", "--runtime", setting.runtime.name()]);
+    command.args([image::BUSYBOX, task.id(), "cat"]);
+    command.stdin(Stdio::piped());
+    let mut first = Running::start(command);
+    first.write(b"one\n").unwrap();
+    first.wait_for("one\n");
+    first.signal(Signal::KILL);
+    assert_eq!(first.wait().code(), 128 + 9);
+
+    assert_eq!(task.state().as_deref(), Some("RUNNING"));
+    let mut command = containerd.ctr(&["tasks", "attach", task.id()]);
+    command.stdin(Stdio::piped());
+    let mut second = Running::start(command);
+    second.write(b"two\n").unwrap();
+    second.wait_for("two\n");
+    let _ = task.ctr(&["kill", "--signal", "KILL"]).expect_code(0);
+    assert_eq!(second.wait().expect_code(137).text(), "two\n");
+    // Who is attached at the end removes the task.
+    wait_until("the task is gone", || task.state().is_none());
+    task.forget();
 }

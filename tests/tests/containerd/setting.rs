@@ -39,6 +39,9 @@ pub(crate) const PODS: &[(Version, Runtime)] = &[
     (Two, NacreSandbox),
 ];
 
+/// For what runc has no part in, such as a monitor, or does not promise.
+pub(crate) const NACRE: &[(Version, Runtime)] = &[(One, Nacre), (Two, Nacre)];
+
 /// Runs tests, those of one place together.
 pub(crate) fn run(arguments: &Arguments, tests: &[Test]) -> Conclusion {
     let places: [(Version, Runtime); 5] = PODS.try_into().expect("all there are");
