@@ -10,7 +10,6 @@
 pub mod bundle;
 pub mod clean;
 pub mod cni;
-pub mod cni;
 pub mod containerd;
 pub mod crictl;
 pub mod ctr;
