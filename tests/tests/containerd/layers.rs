@@ -71,7 +71,8 @@ fn never_written(setting: &mut Setting) {
     let ended = Running::to_the_end(run).expect_code(1);
     assert_eq!(
         ended.text(),
-        "of the upper layer\nroot:x:0:0:root:/root:/bin/sh\n"
+        "of the upper layer\nroot:x:0:0:root:/root:/bin/sh\n",
+        "{ended}"
     );
     assert_eq!(ended.stderr, "touch: /etc/x: Read-only file system\n");
     assert_unchanged(&before, &look());

@@ -269,7 +269,7 @@ fn refused_starts(calls: &Calls, table: &mut Table) {
     table.row(
         "Start of a missing program",
         calls.start("m"),
-        Err(Code::NOT_FOUND),
+        Err(Code::INVALID_ARGUMENT),
     );
     table.row("Delete of a missing program", calls.delete("m"), Ok(()));
 }
