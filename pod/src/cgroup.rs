@@ -96,7 +96,9 @@ impl HostCgroup {
     /// was killed has left. Harmless when it is gone or still in use.
     pub fn remove(path: &Path) {
         if let Ok(names) = names(path) {
-            let place = names.iter().fold(PathBuf::from(ROOT), |dir, name| dir.join(name));
+            let place = names
+                .iter()
+                .fold(PathBuf::from(ROOT), |dir, name| dir.join(name));
             drop(Made(vec![place]));
         }
     }

@@ -51,14 +51,27 @@ pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
         .map_or("", str::trim)
 }
 
-/// Anonymous memory of a process in KiB: what is its own and not the guest's.
+/// Anonymous memory of a process in KiB, as far as it is its own and not the guest's.
 ///
 /// # Panics
 /// When it has ended.
 #[must_use]
-pub fn anonymous_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
-    kib(field(&status, "RssAnon"))
+pub fn own_anonymous_kib(pid: u32) -> u64 {
+    // Half of what a guest has by default.
+    const GUEST_KIB: u64 = 256 << 10;
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a running process");
+    let sizes = values(&smaps, "Size");
+    let anonymous = values(&smaps, "Anonymous");
+    sizes
+        .zip(anonymous)
+        .filter_map(|(size, anonymous)| (size < GUEST_KIB).then_some(anonymous))
+        .sum()
+}
+
+/// The sizes in a file's lines `NAME: N kB`, in their order.
+fn values<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = u64> + 'a {
+    let of_name = move |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    text.lines().filter_map(of_name).map(str::trim).map(kib)
 }
 
 /// Memory that the host could give away, in KiB.

@@ -112,7 +112,7 @@ fn a_slow_reader_gets_every_byte_and_costs_no_memory() {
 fn held(running: &VmRun) -> BTreeMap<u32, u64> {
     [running.pid(), running.monitor()]
         .into_iter()
-        .map(|pid| (pid, proc::anonymous_kib(pid)))
+        .map(|pid| (pid, proc::own_anonymous_kib(pid)))
         .collect()
 }
 

@@ -383,7 +383,7 @@ fn many_execs(setting: &mut Setting) {
     let mut before = None;
     for number in 0..count(50, 1000) {
         if number == WARM_UP {
-            before = Some((proc::anonymous_kib(pid), proc::descriptors(pid).len()));
+            before = Some((proc::own_anonymous_kib(pid), proc::descriptors(pid).len()));
         }
         let exec = format!("e{number}");
         calls.exec(&exec, "exit 3").unwrap();
@@ -392,7 +392,7 @@ fn many_execs(setting: &mut Setting) {
         assert_eq!(calls.delete(&exec).unwrap().exit_status, 3);
     }
     let (memory, descriptors) = before.unwrap();
-    let now = (proc::anonymous_kib(pid), proc::descriptors(pid).len());
+    let now = (proc::own_anonymous_kib(pid), proc::descriptors(pid).len());
     // A garbage collector keeps what it likes.
     if setting.runtime.is_nacre() {
         assert!(now.0 < memory + GROWTH, "{memory} KiB, then {now:?}");
