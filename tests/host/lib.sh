@@ -15,7 +15,7 @@ die() { say "$@"; exit 1; }
 
 # The image is named by the hash of all that it is made from.
 # shellcheck disable=SC2034  # for those who read this file
-image=$cache/image-$(cd "$host_dir" && cat build packages.txt image/* crictl/go.* | sha256sum | cut -c1-16)
+image=$cache/image-$(cd "$host_dir" && cat build packages.sh packages.txt image/* crictl/go.* | sha256sum | cut -c1-16)
 
 # True while the QEMU of this test host runs.
 is_running() {
