@@ -37,8 +37,9 @@ fn pods_on_a_bridge_reach_one_another_and_the_outside_and_are_reached() {
     let _bridge = Bridge::none_yet();
     let networks = Networks::new().with(&slide_and_more());
     let outside = Outside::new();
-    // The first one makes what stays.
-    let _ = networks.run(&client("true"), &["--net=cni"]).expect_code(0);
+    // The first one makes what stays: the bridge, and the chains of portmap.
+    let published = ["--net=cni", "-p", "8080:80"];
+    let _ = networks.run(&client("true"), &published).expect_code(0);
     let before = State::now();
 
     let bundle = server();

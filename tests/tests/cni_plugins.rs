@@ -143,20 +143,24 @@ impl Drop for Daemon {
 fn dhcp() {
     let _clean = Clean::slate();
     let outside = Outside::new();
-    let files = tempfile::tempdir().unwrap();
-    let conf = files.path().join("udhcpd.conf");
-    let leases = files.path().join("leases");
-    std::fs::write(&leases, "").unwrap();
-    let text = format!(
-        "start 192.0.2.100\nend 192.0.2.101\ninterface out\nlease_file {}\npidfile {}\n\
-         option subnet 255.255.255.0\noption router {OUTSIDE}\noption lease 3600\n",
-        leases.display(),
-        files.path().join("pid").display()
-    );
-    std::fs::write(&conf, text).unwrap();
+    let leases = tempfile::NamedTempFile::new().unwrap();
     let mut server = Command::new("ip");
-    server.args(["netns", "exec", outside.namespace().name()]);
-    server.args(["busybox", "udhcpd", "-f"]).arg(&conf);
+    server.args(["netns", "exec", outside.namespace().name(), "dnsmasq"]);
+    server.args([
+        // In the foreground, without files or DNS of its own.
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--pid-file=",
+        "--port=0",
+        "--user=root",
+        "--interface=out",
+        "--bind-interfaces",
+        "--no-ping",
+        "--dhcp-authoritative",
+        "--dhcp-range=192.0.2.100,192.0.2.101,255.255.255.0,1h",
+        &format!("--dhcp-option=option:router,{OUTSIDE}"),
+        &format!("--dhcp-leasefile={}", leases.path().display()),
+    ]);
     server.stdin(Stdio::null());
     let _server = Running::start(server);
     let _daemon = Daemon::start();
@@ -168,6 +172,9 @@ fn dhcp() {
     // One of the two, which the server chooses by the MAC address.
     assert!(text.contains(" 192.0.2.10"), "{ended}");
     assert!(text.contains("default via 192.0.2.2 "), "{ended}");
+    // DEL has given it back.
+    let leases = std::fs::read_to_string(leases.path()).unwrap();
+    assert!(!leases.contains("192.0.2.10"), "{leases}");
 }
 
 /// Lets the host forward nothing but what a rule allows.
