@@ -106,6 +106,9 @@ impl fmt::Display for Runtime {
     }
 }
 
+/// Where the shim's configuration is, and its directory.
+const SHIM_CONFIG: (&str, &str) = ("/etc/nacre", "/etc/nacre/nacre.toml");
+
 /// A containerd that runs. It goes when it is dropped, with all that it keeps.
 #[derive(Debug)]
 pub struct Containerd {
@@ -342,6 +345,9 @@ impl Containerd {
             Version::Two => configuration_2(dir),
         };
         fs::write(dir.join("config.toml"), text).unwrap();
+        // An emulated host has other ideas of a slow boot.
+        fs::create_dir_all(SHIM_CONFIG.0).unwrap();
+        fs::write(SHIM_CONFIG.1, "boot_timeout_secs = 120\n").unwrap();
     }
 }
 
@@ -349,7 +355,11 @@ impl Drop for Containerd {
     fn drop(&mut self) {
         self.remove_everything();
         self.stop(Signal::TERM);
-        sh(&format!("ip link del {}", self.bridge()));
+        sh(&format!(
+            "ip link del {}; rm -r {}",
+            self.bridge(),
+            SHIM_CONFIG.0
+        ));
     }
 }
 

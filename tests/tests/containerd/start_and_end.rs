@@ -1,11 +1,12 @@
 //! A container's life: start, end, and what is said of both.
 
+use std::fs;
 use std::time::Duration;
 
-use nacre_tests::Running;
 use nacre_tests::ctr::{self, Events, Task};
+use nacre_tests::{Running, proc};
 
-use crate::setting::{EVERYWHERE, ONE_VERSION, Setting, Test};
+use crate::setting::{EVERYWHERE, NACRE, ONE_VERSION, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -27,6 +28,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "a_container_out_of_memory_is_137_with_an_event",
         places: ONE_VERSION,
         check: out_of_memory,
+    },
+    Test {
+        name: "a_configuration_is_what_the_caller_names_and_a_wrong_one_is_refused",
+        places: NACRE,
+        check: configuration,
     },
 ];
 
@@ -52,6 +58,28 @@ fn missing_program(setting: &mut Setting) {
         ended.stderr.contains("no such file or directory"),
         "{ended}"
     );
+}
+
+fn configuration(setting: &mut Setting) {
+    let containerd = &*setting.containerd;
+    let file = containerd.dir().join("other.toml");
+    let run = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let option = format!("--runtime-config-path={}", file.display());
+        let args = ["sed", "-n", "s/^MemTotal: *//p", "/proc/meminfo"];
+        Running::to_the_end(ctr::run(containerd, setting.runtime, &[&option], &args))
+    };
+    let config = "default_memory_mib = 200\nboot_timeout_secs = 120\n";
+    let memory = proc::kib(run(config).expect_code(0).text().trim_end());
+    assert!((100 << 10..200 << 10).contains(&memory), "{memory} KiB");
+
+    let ended = run("default_memory = 200\n");
+    assert_ne!(ended.code(), 0, "{ended}");
+    let place = file.display().to_string();
+    for text in [&place, "default_memory"] {
+        assert!(ended.stderr.contains(text), "{ended}");
+    }
+    fs::remove_file(&file).unwrap();
 }
 
 /// One container and all that can be asked of it.
