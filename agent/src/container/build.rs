@@ -24,7 +24,7 @@ use super::helper::{Made, hand_over};
 use super::id::Id;
 use super::report::{BuildRequest, Failure, Report, receive, send};
 use super::spec::{self, PidNamespace, Prepared};
-use super::{devices, home, mount_points, paths, terminal, workdir};
+use super::{devices, directories, home, mount_points, paths, terminal};
 use crate::boot::limits;
 
 /// Builds the container that is asked for on the socket `control` and reports
@@ -153,7 +153,7 @@ fn finish_spec(mut spec: Spec, bundle: &Path) -> Result<Spec, Failure> {
         .unwrap_or_default();
     let uid = user_of(&spec);
     mount_points::check(&spec, &rootfs)?;
-    workdir::make(&spec, &rootfs);
+    directories::make(&spec, &rootfs);
     if let Some(process) = spec.process_mut() {
         let env = process.env_mut().get_or_insert_default();
         home::add_home(env, uid, || home::read_passwd(&rootfs));

@@ -4,6 +4,7 @@ mod build;
 mod cgroup;
 mod create;
 mod devices;
+mod directories;
 mod exec;
 mod executor;
 mod fork;
@@ -30,7 +31,6 @@ mod terminal;
 mod update;
 mod verdict;
 mod watched_file;
-mod workdir;
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -13,6 +13,7 @@ pub(crate) fn tests() -> Vec<Check> {
         ("user_groups_umask_and_limits_are_set", user),
         ("the_environment_is_passed_as_it_is", environment),
         ("the_working_directory_is_made", working_directory),
+        ("a_root_without_dev_gets_one", dev_is_made),
         ("device_files_can_be_made_but_not_opened", devices),
         ("a_device_rule_opens_a_device", device_rule),
         ("mounts_and_a_read_only_root", mounts),
@@ -147,6 +148,20 @@ fn working_directory(guest: &Guest) {
     let mut spec = spec(&["pwd"]);
     spec["process"]["cwd"] = json!("/srv/deep/place");
     assert_eq!(guest.run(&spec).stdout, "/srv/deep/place\n");
+}
+
+fn dev_is_made(guest: &Guest) {
+    let dev = guest.share("rootfs/dev");
+    std::fs::remove_dir_all(&dev).unwrap();
+    let mut spec = spec(&["head", "-c", "3", "/dev/zero"]);
+    spec["mounts"] = json!([]);
+    let linux = spec["linux"].as_object_mut().unwrap();
+    linux.remove("maskedPaths");
+    linux.remove("readonlyPaths");
+    assert_eq!(guest.run(&spec).stdout, "\0\0\0");
+    // The devices are in the root file system now.
+    std::fs::remove_dir_all(&dev).unwrap();
+    std::fs::create_dir(&dev).unwrap();
 }
 
 fn devices(guest: &Guest) {
