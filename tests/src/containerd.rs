@@ -305,6 +305,7 @@ impl Containerd {
             for parent in [
                 &dir.join("root/io.containerd.runtime.v2.task"),
                 &dir.join("state/io.containerd.runtime.v2.task"),
+                &dir.join("state/io.containerd.sandbox.controller.v1.shim"),
                 Path::new("/run/containerd/runc"),
                 Path::new("/sys/fs/cgroup"),
             ] {
