@@ -1,7 +1,7 @@
 # The one face for every task. The work is done by the scripts named here.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test soak bench test-host test-host-sh test-host-down lint install clean
+.PHONY: help build run test soak bench bench-containerd test-host test-host-sh test-host-down lint install clean
 export PREFIX DESTDIR FILTER CMD
 
 help: ## show this list
@@ -19,6 +19,9 @@ test: ## run all tests; SUITES="unit kernel e2e" picks some, FILTER=WORD picks e
 
 soak: ## run the end-to-end tests with large counts: takes hours
 	@NACRE_SOAK=1 scripts/test e2e
+
+bench-containerd: ## measure starts and execs under containerd beside runc
+	@tests/bench/containerd
 
 bench: ## measure, beside the peers whose binaries are given by path
 	@tests/bench/run
