@@ -191,7 +191,7 @@ mod tests {
         std::fs::write(dir.path().join("passwd"), "web:x:1:1::/:\n").unwrap();
         symlink("../../passwd", etc.join("passwd")).unwrap();
         let root = Root::open(&dir.path().join("root")).unwrap();
-        assert!(User::find(&root, "web").is_err());
+        User::find(&root, "web").unwrap_err();
         assert_eq!(User::find(&root, "5").unwrap().uid, 5);
         std::fs::create_dir(etc.join("group")).unwrap();
         let error = User::find(&root, "5").unwrap_err().to_string();

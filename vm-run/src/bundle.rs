@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nacre_image::ImageError;
 use nacre_pod::agent::{AgentError, ProcessId};
 use nacre_pod::assets::{Assets, MissingAsset};
 use nacre_pod::boot::{self, BootConfig, BootError};
@@ -19,11 +21,11 @@ use nacre_pod::stdio::{Stdio, TerminalSize};
 use nacre_pod::timing::{Moment, Timing};
 use thiserror::Error;
 
-use crate::cli::{self, BundleArgs};
+use crate::cli::{self, BundleArgs, PodArgs};
 use crate::logger;
 use crate::network::{Choice, ChoiceError, GuestNetwork, HostMounts, NetworkError, PodNetwork};
 use crate::shape::Shape;
-use crate::signals::{Arrived, Signals};
+use crate::signals::{Arrived, Signals, StopSignal};
 use crate::terminal::{Terminal, TerminalError};
 
 /// Why a bundle has no exit status of its own.
@@ -33,6 +35,8 @@ pub(crate) enum RunError {
     Asset(#[from] MissingAsset),
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
     #[error(transparent)]
@@ -70,13 +74,25 @@ impl RunError {
 
 /// Runs a bundle and says what to exit with.
 pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
+    run_prepared(&args.dir, &args.pod, request, || Ok(StopSignal::default()))
+}
+
+/// Runs the bundle in `dir` once `prepare` has made it, in the mount namespace where it will be
+/// looked for.
+pub(crate) fn run_prepared(
+    dir: &Path,
+    args: &PodArgs,
+    request: Moment,
+    prepare: impl FnOnce() -> Result<StopSignal, RunError>,
+) -> Result<u8, RunError> {
     let assets = Assets::find(&cli::files(
         args.kernel.as_deref(),
         args.initramfs.as_deref(),
     ))?;
     let host = HostMounts::remember()?;
     let mounts = enter_private_mounts()?;
-    let mut bundle = Bundle::load(&args.dir)?;
+    let stop_signal = prepare()?;
+    let mut bundle = Bundle::load(dir)?;
     let shape = Shape::choose(args, &bundle);
     let choice = Choice::choose(&args.network, &bundle)?;
     let terminal = bundle.terminal().then(Terminal::find).transpose()?;
@@ -87,7 +103,7 @@ pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
         .max_blocking_threads(4)
         .build()?;
     // From here on, a signal does not end this process with a network half made.
-    let signals = runtime.block_on(async { Signals::new() })?;
+    let signals = runtime.block_on(async { Signals::new(stop_signal) })?;
     let (network, guest) = PodNetwork::attach(&choice, &args.network.dns, &host)?;
     mount_resolv_conf(args, &mut bundle, &guest)?;
 
@@ -120,7 +136,7 @@ pub(crate) fn run(args: &BundleArgs, request: Moment) -> Result<u8, RunError> {
 /// Lets the container see what the network says of name servers, unless the bundle says
 /// otherwise.
 fn mount_resolv_conf(
-    args: &BundleArgs,
+    args: &PodArgs,
     bundle: &mut Bundle,
     guest: &GuestNetwork,
 ) -> Result<(), RunError> {
@@ -134,7 +150,7 @@ fn mount_resolv_conf(
 
 /// All that is decided before anything is started.
 struct Run<'a> {
-    args: &'a BundleArgs,
+    args: &'a PodArgs,
     assets: &'a Assets,
     mounts: &'a PrivateMounts,
     bundle: &'a Bundle,
@@ -213,6 +229,7 @@ impl Run<'_> {
     /// not answered the one before, will not give them.
     async fn forward(&self, signals: &mut Signals, control: &ProcessControl) -> i32 {
         let unanswered = Rc::new(Cell::new(false));
+        let stop_signal = signals.stop_signal();
         loop {
             let arrived = signals.next().await;
             if let (Some(signal), true) = (arrived.terminating(), unanswered.get()) {
@@ -222,7 +239,11 @@ impl Run<'_> {
             let (control, unanswered) = (control.clone(), Rc::clone(&unanswered));
             tokio::task::spawn_local(async move {
                 let passed_on = match (arrived, size) {
-                    (Arrived::Forward(signal), _) => control.signal(signal.unsigned_abs()).await,
+                    (Arrived::Forward(signal), _) => {
+                        control
+                            .signal(stop_signal.meant(signal).unsigned_abs())
+                            .await
+                    }
                     (Arrived::Window, Some(size)) => control.resize(size).await,
                     (Arrived::Window, None) => Ok(()),
                 };

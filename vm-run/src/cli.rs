@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use nacre_cni::{HardwareAddress, NetworkName, RequestedIp};
 use nacre_pod::assets::{Choices, Given};
 
+use crate::image::ImageArgs;
 use crate::network::Published;
 use crate::size::Mebibytes;
 
@@ -24,6 +25,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the bundle in DIR and exit with the status of its process
     Bundle(BundleArgs),
+    /// Run a container of an image and exit with the status of its process
+    Image(ImageArgs),
     /// Say whether this machine can run pods, and what to do where it cannot
     Check(CheckArgs),
     /// Remove what is left of the CNI networks of pods whose `vm-run` was killed
@@ -36,6 +39,13 @@ pub(crate) struct BundleArgs {
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 
+    #[command(flatten)]
+    pub(crate) pod: PodArgs,
+}
+
+/// What a pod is to be like, whatever runs in it.
+#[derive(Args, Debug)]
+pub(crate) struct PodArgs {
     /// Memory of the guest: a number of MiB, or with a unit such as 512M or 1G
     /// [default: 512M, or the container's limit and 128M for the guest itself]
     #[arg(long, value_name = "SIZE")]
@@ -241,7 +251,8 @@ mod tests {
             "--debug",
             "dir",
         ])
-        .unwrap();
+        .unwrap()
+        .pod;
         assert_eq!(args.memory.unwrap().0, 1024);
         let network = &args.network;
         assert_eq!(network.net, Some(Net::Cni(Some("mynet".parse().unwrap()))));

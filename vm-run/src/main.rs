@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod exit;
 mod gc;
+mod image;
 mod logger;
 mod network;
 mod shape;
@@ -27,8 +28,12 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Bundle(args) => {
-            logger::start(args.debug);
+            logger::start(args.pod.debug);
             exit::status(bundle::run(&args, request))
+        }
+        Command::Image(args) => {
+            logger::start(args.pod.debug);
+            exit::status(image::run(&args, request))
         }
         Command::Check(args) => check::run(&args),
         Command::Gc => {

@@ -3,7 +3,7 @@
 use nacre_pod::boot::{MAX_MEMORY_MIB, MAX_VCPUS};
 use nacre_pod::spec::Bundle;
 
-use crate::cli::BundleArgs;
+use crate::cli::PodArgs;
 
 /// Memory of a guest whose container has no limit, MiB. Only what is touched
 /// costs the host anything.
@@ -22,7 +22,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// What the command line says, else what follows from the bundle.
-    pub(crate) fn choose(args: &BundleArgs, bundle: &Bundle) -> Self {
+    pub(crate) fn choose(args: &PodArgs, bundle: &Bundle) -> Self {
         let memory = args.memory.map(|size| size.0);
         Self {
             vcpus: args.cpus.unwrap_or_else(|| vcpus_for(bundle.cpu_limit())),

@@ -25,9 +25,29 @@ const FORWARDED: &[i32] = &[
 /// Signals by which somebody wants this process to end.
 const TERMINATING: &[i32] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
+/// The signal by which a container wants to be stopped. SIGTERM means it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StopSignal(Option<i32>);
+
+impl StopSignal {
+    /// Another than SIGTERM, if there is one.
+    pub(crate) fn new(number: Option<i32>) -> Self {
+        Self(number)
+    }
+
+    /// What the container is to be sent for a signal that has arrived.
+    pub(crate) fn meant(self, signal: i32) -> i32 {
+        match self.0 {
+            Some(stop) if signal == libc::SIGTERM => stop,
+            _ => signal,
+        }
+    }
+}
+
 /// The signals that have arrived.
 #[derive(Debug)]
 pub(crate) struct Signals {
+    stop_signal: StopSignal,
     forwarded: Vec<(i32, Signal)>,
     window: Signal,
 }
@@ -52,8 +72,8 @@ impl Arrived {
 }
 
 impl Signals {
-    /// Takes over all of them, for good.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Takes over all of them, for good; the container wants to be stopped by `stop_signal`.
+    pub(crate) fn new(stop_signal: StopSignal) -> io::Result<Self> {
         // Real-time signals serve as stop signals, for systemd among others.
         let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
         let all = FORWARDED.iter().copied().chain(real_time);
@@ -61,9 +81,15 @@ impl Signals {
             .map(|number| Ok((number, signal(SignalKind::from_raw(number))?)))
             .collect::<io::Result<_>>()?;
         Ok(Self {
+            stop_signal,
             forwarded,
             window: signal(SignalKind::window_change())?,
         })
+    }
+
+    /// By what the container wants to be stopped.
+    pub(crate) fn stop_signal(&self) -> StopSignal {
+        self.stop_signal
     }
 
     /// Waits for the next one.
@@ -96,9 +122,17 @@ impl Signals {
 mod tests {
     use super::*;
 
+    #[test]
+    fn only_the_signal_to_stop_is_another_one() {
+        let stop = StopSignal::new(Some(libc::SIGQUIT));
+        assert_eq!(stop.meant(libc::SIGTERM), libc::SIGQUIT);
+        assert_eq!(stop.meant(libc::SIGINT), libc::SIGINT);
+        assert_eq!(StopSignal::default().meant(libc::SIGTERM), libc::SIGTERM);
+    }
+
     #[tokio::test]
     async fn signals_arrive_by_their_number() {
-        let mut signals = Signals::new().unwrap();
+        let mut signals = Signals::new(StopSignal::default()).unwrap();
         for number in [libc::SIGUSR1, libc::SIGRTMIN() + 3] {
             // SAFETY: the signal is handled; raising it changes no memory.
             unsafe { libc::raise(number) };
