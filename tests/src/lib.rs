@@ -18,6 +18,7 @@ pub mod initramfs;
 pub mod netns;
 pub mod proc;
 pub mod pty;
+pub mod registry;
 pub mod running;
 pub mod shim;
 pub mod vm_run;

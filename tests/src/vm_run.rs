@@ -37,6 +37,15 @@ impl VmRun {
         command
     }
 
+    /// The command line for a container of an image, without input, and with a cache of its own.
+    #[must_use]
+    pub fn image(cache: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new("vm-run");
+        command.arg("image").arg("--cache").arg(cache);
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
     /// Starts a command that is `vm-run` or becomes it; what it prints is collected.
     #[must_use]
     pub fn start_command(command: Command) -> Self {
