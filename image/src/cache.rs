@@ -202,3 +202,48 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
         answer => answer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_that_others_can_enter_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache");
+        Cache::open(&path).unwrap();
+        Cache::open(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+        let error = Cache::open(&path).unwrap_err().to_string();
+        assert!(error.contains("0700"), "{error}");
+        std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
+        Cache::open(&dir.path().join("link")).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_killed_run_has_left_goes_and_what_a_living_one_has_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&dir.path().join("cache")).unwrap();
+        let living = cache.new_run().unwrap();
+        let dead = dir.path().join("cache/runs/1.0");
+        fs::create_dir_all(dead.join("layer/deep")).unwrap();
+        fs::write(dead.join("layer/file"), "").unwrap();
+        let next = cache.new_run().unwrap();
+        assert!(!dead.exists());
+        assert!(living.path(".").exists() && next.path(".").exists());
+    }
+
+    #[test]
+    fn a_blob_that_was_changed_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&dir.path().join("cache")).unwrap();
+        let run = cache.new_run().unwrap();
+        let digest = Digest::of(b"blob");
+        cache.keep_blob(&run, &digest, b"blob").unwrap();
+        assert_eq!(cache.blob(&digest).unwrap(), b"blob");
+        cache.keep_blob(&run, &digest, b"blub").unwrap();
+        assert!(cache.blob(&digest).is_none());
+    }
+}

@@ -1,12 +1,11 @@
 //! What can be wrong with an image, as one line.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io;
 
-use thiserror::Error;
-
 /// Why an image cannot be used.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// Something of the image is not as it has to be.
     #[error("{what}: {reason}")]
@@ -25,7 +24,7 @@ pub enum ImageError {
         source: io::Error,
     },
     /// A registry did not give what was asked for.
-    #[error("{what}: the registry says: {source}")]
+    #[error("{what}: no answer of use from the registry: {}", chain(source))]
     Registry {
         /// What was asked for.
         what: String,
@@ -33,6 +32,26 @@ pub enum ImageError {
         source: Box<oci_client::errors::OciDistributionError>,
     },
 }
+
+/// An error and what it comes from. That of a connection is said at the end only.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
+        source = error.source();
+    }
+    // A registry may answer with pages of text, in several lines, for a terminal or not.
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(MAX_ANSWER).map(printable).collect()
+}
+
+/// Characters of a registry's answer that are shown.
+const MAX_ANSWER: usize = 500;
 
 impl ImageError {
     pub(crate) fn invalid(what: impl Display, reason: impl Display) -> Self {
@@ -48,5 +67,21 @@ impl ImageError {
             what: what.to_string(),
             source: source.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_it_comes_from_in_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot\x1b[31m\nconnect")]
+        struct Outer(#[source] io::Error);
+        let error = Outer(io::Error::other("refused"));
+        assert_eq!(chain(&error), "cannot [31m connect: refused");
+        let long = io::Error::other("x".repeat(10_000));
+        assert_eq!(chain(&long).len(), MAX_ANSWER);
     }
 }
