@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Run the bundle in DIR and exit with the status of its process
     Bundle(BundleArgs),
     /// Run a container of an image and exit with the status of its process
-    Image(ImageArgs),
+    Image(Box<ImageArgs>),
     /// Say whether this machine can run pods, and what to do where it cannot
     Check(CheckArgs),
     /// Remove what is left of the CNI networks of pods whose `vm-run` was killed

@@ -74,6 +74,13 @@ impl TestTar {
     }
 }
 
+/// Nothing out of the ordinary.
+fn root_owned(header: &mut Header) {
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+}
+
 /// Where a test unpacks.
 struct Place {
     run: RunDir,
@@ -368,8 +375,8 @@ fn whiteouts_reach_nothing_outside() {
         let mut header = Header::new_gnu();
         header.set_path("node").unwrap();
         header.set_entry_type(EntryType::Char);
-        header.set_mode(0);
-        (header.set_uid(0), header.set_gid(0), header.set_size(0));
+        root_owned(&mut header);
+        header.set_size(0);
         header.set_device_major(0).unwrap();
         header.set_device_minor(0).unwrap();
         header.set_cksum();
@@ -425,7 +432,7 @@ fn claimed_sizes_cost_nothing() {
         let mut header = Header::new_gnu();
         header.set_path("huge").unwrap();
         header.set_size(1 << 60);
-        (header.set_mode(0o644), header.set_uid(0), header.set_gid(0));
+        root_owned(&mut header);
         header.set_cksum();
         let bytes = header.as_bytes().to_vec();
         let error = place.unpack_blob(&bytes, &layer(&bytes, &bytes));
@@ -451,7 +458,7 @@ fn bombs_stop() {
         let mut header = Header::new_gnu();
         header.set_path("zeros").unwrap();
         header.set_size(60 << 20);
-        (header.set_mode(0o644), header.set_uid(0), header.set_gid(0));
+        root_owned(&mut header);
         header.set_cksum();
         bomb.write_all(header.as_bytes()).unwrap();
         for _ in 0..200 {
@@ -527,7 +534,7 @@ fn long_names_and_holes_are_kept() {
         let mut tar = TestTar::new();
         let mut header = Header::new_gnu();
         header.set_size(1 << 20);
-        (header.set_mode(0o644), header.set_uid(0), header.set_gid(0));
+        root_owned(&mut header);
         let mut content = vec![0; 1 << 20];
         content[600_000] = 1;
         tar.0.append_data(&mut header, &long, &content[..]).unwrap();
