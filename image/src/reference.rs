@@ -217,7 +217,6 @@ mod tests {
             "localhost:5000/a:1",
             "localhost/a",
             "127.0.0.1:5000/a/b/c:V_1.0-x",
-            "Host/a",
             "h.example/a__b/c---d/e.f:1",
             &format!("h:1/a@{digest}"),
             &format!("h:1/a:t@{digest}"),
@@ -227,11 +226,10 @@ mod tests {
         }
         let docker = "docker://a/b:1".parse::<ImageReference>().unwrap();
         assert_eq!(docker.to_string(), "docker.io/a/b:1");
-        assert!(
-            "[::1]:5000/a"
-                .parse::<ImageReference>()
-                .is_ok_and(|r| r.to_string() == "[::1]:5000/a:latest")
-        );
+        // oci-spec does not know addresses of IPv6, nor that capitals make a host.
+        for text in ["[::1]:5000/a:1", "Host/a:1"] {
+            assert_eq!(text.parse::<ImageReference>().unwrap().to_string(), text);
+        }
     }
 
     #[test]
