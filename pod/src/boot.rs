@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nacre_protocol::agent::{Interface, SetUpPodRequest};
+use nacre_protocol::agent::SetUpPodRequest;
 use nacre_protocol::{AGENT_PORT, GUEST_CID, READY_PORT, SHARE_TAG};
 use nacre_vmm::client::{Launch, Monitor, SpawnError};
 use nacre_vmm::config::MonitorConfig;
@@ -140,12 +140,7 @@ pub(crate) struct Booted {
 /// # Errors
 /// [`BootError`]; nothing is then left.
 pub fn launch(config: BootConfig<'_>, mounts: &PrivateMounts) -> Result<Booting, BootError> {
-    let interfaces = config
-        .nics
-        .iter()
-        .map(|nic| nic.interface.clone())
-        .collect();
-    let set_up = set_up_request(&config, interfaces);
+    let set_up = set_up_request(&config);
     let monitor_config = MonitorConfig {
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
@@ -183,11 +178,13 @@ pub fn launch(config: BootConfig<'_>, mounts: &PrivateMounts) -> Result<Booting,
     })
 }
 
-fn set_up_request(config: &BootConfig<'_>, interfaces: Vec<Interface>) -> SetUpPodRequest {
+fn set_up_request(config: &BootConfig<'_>) -> SetUpPodRequest {
+    let nics = config.nics.iter();
     SetUpPodRequest {
         hostname: config.hostname.clone(),
         cpus: config.vcpus.into(),
-        interfaces,
+        interfaces: nics.clone().map(|nic| nic.interface.clone()).collect(),
+        policy_rules: nics.flat_map(|nic| nic.policy_rules.clone()).collect(),
         ..Default::default()
     }
 }

@@ -60,6 +60,13 @@ impl Namespace {
     pub fn wait_until_taps_are_gone(&self) {
         self.sh(r#"while ip -oneline link | grep -q ": nacre"; do sleep 0.01; done"#);
     }
+
+    /// Waits until nobody has the tap `name` open any more.
+    pub fn wait_until_no_carrier(&self, name: &str) {
+        self.sh(&format!(
+            "while ip -oneline link show dev {name} | grep -q LOWER_UP; do sleep 0.01; done"
+        ));
+    }
 }
 
 impl Drop for Namespace {

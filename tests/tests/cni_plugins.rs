@@ -118,6 +118,39 @@ fn vlan() {
     drop(outside);
 }
 
+/// The plugin moves the routes of each address into a table of its own.
+#[test]
+fn sbr() {
+    let _clean = Clean::slate();
+    let outside = Outside::new();
+    outside
+        .namespace()
+        .sh("ip address add 198.51.100.2/32 dev out");
+    let macvlan = json!({
+        "type": "macvlan", "master": LINK,
+        "ipam": { "type": "static", "addresses": [
+            { "address": "192.0.2.10/24", "gateway": OUTSIDE }
+        ], "routes": [{ "dst": "0.0.0.0/0" }] }
+    });
+    let script = "ip rule; echo main:; ip route; echo table:; ip route show table 100
+        ping -c 2 -W 20 -I 192.0.2.10 198.51.100.2 >/dev/null; echo bound: pinged
+        ping -c 2 -W 20 198.51.100.2 2>/dev/null || echo unbound: no way";
+    let ended = run(&[macvlan, json!({ "type": "sbr" })], script);
+    let text = ended.text();
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in [
+        "from 192.0.2.10 lookup 100",
+        "main: table:",
+        "default via 192.0.2.2 dev eth0",
+        "192.0.2.0/24 dev eth0",
+        "bound: pinged",
+        "unbound: no way",
+    ] {
+        assert!(words.contains(expected), "{expected}: {ended}");
+    }
+    drop(outside);
+}
+
 /// The daemon of the plugin dhcp.
 struct Daemon(#[expect(dead_code, reason = "it is killed when it is dropped")] Running);
 

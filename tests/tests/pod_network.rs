@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nacre_pod::network::{Network, NetworkError, Nic};
-use nacre_protocol::agent::{Interface, Neighbour, Route};
+use nacre_protocol::agent::{
+    Address, Interface, Neighbour, PolicyRule, PortRange, Route, RuleAction,
+};
 use nacre_tests::netns::{Namespace, add_veth, veth_pair};
 use nacre_tests::sh;
 
@@ -69,6 +71,13 @@ impl Tap {
     }
 }
 
+fn address(text: &str) -> Address {
+    Address {
+        address: text.into(),
+        ..Address::default()
+    }
+}
+
 fn frame(payload: &[u8]) -> Vec<u8> {
     let destination = [0xff; 6];
     let source = [2, 0, 0, 0, 0, 9];
@@ -102,7 +111,10 @@ fn the_guest_gets_addresses_routes_and_neighbours_exactly() {
     let mut interface = nic.interface;
     assert_eq!(nic.config.mac, [0x0a, 0x58, 0x0a, 0x0a, 0, 5]);
     assert_eq!(nic.config.mtu, 1450);
-    let addresses = std::mem::take(&mut interface.addresses);
+    let mut addresses = std::mem::take(&mut interface.addresses);
+    // That of the MAC address.
+    addresses.retain(|address| !address.address.contains("ff:fe"));
+    assert!(interface.ipv6.take().is_some());
     let routes = std::mem::take(&mut interface.routes);
     let neighbours = std::mem::take(&mut interface.neighbours);
     let rest = Interface {
@@ -115,14 +127,17 @@ fn the_guest_gets_addresses_routes_and_neighbours_exactly() {
     assert_eq!(
         addresses,
         [
-            "10.10.0.5/16",
-            "192.0.2.1/32",
-            // With a peer, and without a route to the prefix.
-            "198.51.100.1/32",
-            "203.0.113.7/32",
-            "10.10.0.6/16",
-            "fd00:a::5/64",
-            "fe80::5/64",
+            address("10.10.0.5/16"),
+            address("192.0.2.1/32"),
+            // With a peer.
+            address("198.51.100.1/32"),
+            Address {
+                no_prefix_route: true,
+                ..address("203.0.113.7/24")
+            },
+            address("10.10.0.6/16"),
+            address("fd00:a::5/64"),
+            address("fe80::5/64"),
         ]
     );
     let route = |destination: &str| Route {
@@ -321,7 +336,7 @@ fn every_interface_gets_a_tap_of_its_own() {
     let (_network, nics) = attach(&pod).unwrap();
     let names: Vec<_> = nics.iter().map(|nic| nic.interface.name.as_str()).collect();
     assert_eq!(names, ["eth0", "net1"], "and not those that are down");
-    assert_eq!(nics[1].interface.addresses, ["10.1.0.2/24"]);
+    assert_eq!(nics[1].interface.addresses, [address("10.1.0.2/24")]);
     assert_eq!(nics[1].config.mtu, 9000);
 
     let (_outside, outsides) = attach(&outside).unwrap();
@@ -333,13 +348,226 @@ fn every_interface_gets_a_tap_of_its_own() {
     }
 }
 
+/// A namespace of which the interface `eth0` is a tap, wired to `up0`, and the one beyond.
+fn handed_over_tap() -> (Namespace, Namespace) {
+    let (pod, outside) = (Namespace::new(), Namespace::new());
+    for namespace in [&pod, &outside] {
+        namespace.sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+    }
+    add_veth(&pod, "up0", &outside, "out");
+    pod.sh("ip tuntap add eth0 mode tap vnet_hdr
+         ip link set eth0 address 02:00:00:00:00:07 mtu 1400 up
+         ip address add 10.0.0.2/24 dev eth0
+         for way in \"up0 eth0\" \"eth0 up0\"; do
+           set -- $way; tc qdisc add dev $1 ingress
+           tc filter add dev $1 ingress matchall action mirred egress redirect dev $2
+         done");
+    (pod, outside)
+}
+
+#[test]
+fn a_tap_that_was_handed_over_is_the_guests_as_it_is() {
+    let (pod, outside) = handed_over_tap();
+    let before = pod.state();
+    let (network, nic) = attach_one(&pod);
+    assert_eq!(nic.interface.name, "eth0");
+    assert_eq!(nic.config.mac, [2, 0, 0, 0, 0, 7]);
+    assert_eq!(nic.config.mtu, 1400);
+    assert_eq!(nic.interface.addresses, [address("10.0.0.2/24")]);
+    let in_use = "network interface eth0 already belongs to a running pod";
+    assert_eq!(refusal(&pod), in_use);
+
+    let (_outside, peer) = attach_one(&outside);
+    let (mut tap, mut peer) = (Tap::new(nic.fds.tap), Tap::new(peer.fds.tap));
+    tap.send(&frame(&[1; 60]));
+    assert_eq!(peer.receive(), Some(frame(&[1; 60])));
+    peer.send(&frame(&[2; 60]));
+    assert_eq!(tap.receive(), Some(frame(&[2; 60])));
+
+    network.close().unwrap();
+    drop(tap);
+    pod.wait_until_no_carrier("eth0");
+    assert_eq!(pod.state(), before);
+    attach(&pod).unwrap();
+}
+
+#[test]
+fn a_tap_of_several_queues_can_be_handed_over() {
+    let pod = Namespace::new();
+    pod.sh("ip tuntap add eth0 mode tap multi_queue; ip link set eth0 up");
+    let (_network, nic) = attach_one(&pod);
+    assert!(
+        refusal(&pod).contains("eth0 already belongs"),
+        "{}",
+        refusal(&pod)
+    );
+    drop(nic);
+}
+
+#[test]
+fn routes_of_all_tables_and_the_rules_that_choose_among_them_are_told() {
+    let (pod, _outside) = veth_pair();
+    pod.sh("ip address add 10.0.0.2/24 dev eth0
+         ip route add default via 10.0.0.1
+         ip route add default via 10.0.0.9 table 1000
+         ip route add 10.9.0.0/16 via 10.0.0.9 mtu 1300 advmss 1200
+         ip rule add from 10.0.0.2/32 to 10.9.0.0/16 lookup 1000 priority 100
+         ip rule add not fwmark 0x1/0x3 lookup main suppress_prefixlength 0 priority 101
+         ip rule add iif lo ipproto tcp dport 80-90 tos 0x10 oif eth0 lookup 7 priority 102
+         ip rule add from 10.66.0.0/16 prohibit priority 103
+         ip rule del priority 0; ip rule add lookup local priority 50");
+    let (_network, nic) = attach_one(&pod);
+    let routes = nic.interface.routes;
+    let of_table: Vec<_> = routes.iter().filter(|route| route.table == 1000).collect();
+    assert_eq!(of_table.len(), 1, "{routes:?}");
+    assert_eq!(of_table[0].gateway, "10.0.0.9");
+    let with_metrics = routes
+        .iter()
+        .find(|route| !route.metrics.is_empty())
+        .unwrap();
+    let metrics = with_metrics
+        .metrics
+        .iter()
+        .map(|metric| (metric.kind, metric.value));
+    // RTAX_MTU and RTAX_ADVMSS.
+    assert_eq!(metrics.collect::<Vec<_>>(), [(2, 1300), (8, 1200)]);
+
+    let rule = |priority, table| PolicyRule {
+        priority,
+        source: "0.0.0.0/0".into(),
+        destination: "0.0.0.0/0".into(),
+        table,
+        ..PolicyRule::default()
+    };
+    let expected = [
+        rule(50, 255),
+        PolicyRule {
+            source: "10.0.0.2/32".into(),
+            destination: "10.9.0.0/16".into(),
+            ..rule(100, 1000)
+        },
+        PolicyRule {
+            inverted: true,
+            mark: 1,
+            mark_mask: 3,
+            suppress_prefix_length: Some(0),
+            ..rule(101, 254)
+        },
+        PolicyRule {
+            input_interface: "lo".into(),
+            output_interface: "eth0".into(),
+            ip_protocol: 6,
+            tos: 0x10,
+            destination_ports: Some(PortRange {
+                first: 80,
+                last: 90,
+                ..PortRange::default()
+            })
+            .into(),
+            ..rule(102, 7)
+        },
+        PolicyRule {
+            source: "10.66.0.0/16".into(),
+            action: RuleAction::PROHIBIT.into(),
+            ..rule(103, 0)
+        },
+        rule(32766, 254),
+        rule(32767, 253),
+    ];
+    assert_eq!(nic.policy_rules, expected);
+}
+
+#[test]
+fn a_namespace_with_the_kernels_rules_has_none_to_tell_of() {
+    let (pod, _outside) = veth_pair();
+    let (_network, nic) = attach_one(&pod);
+    assert_eq!(nic.policy_rules, []);
+}
+
+/// Waits until the only address of `eth0` is there to stay.
+fn wait_for_dad(namespace: &Namespace, interface: &str) {
+    namespace.sh(&format!(
+        "while ip -6 address show dev {interface} | grep -q tentative; do sleep 0.05; done"
+    ));
+}
+
+#[test]
+fn what_ipv6_does_by_itself_is_told() {
+    let (pod, outside) = (Namespace::new(), Namespace::new());
+    add_veth(&pod, "eth0", &outside, "out");
+    wait_for_dad(&pod, "eth0");
+    let told = || attach_one(&pod).1.interface;
+    let link_local = |interface: &Interface| {
+        let mut addresses = interface.addresses.iter();
+        addresses.any(|address| address.address.starts_with("fe80:"))
+    };
+    let usual = told();
+    assert!(link_local(&usual), "{usual}");
+    let ipv6 = usual.ipv6.unwrap();
+    assert!(
+        !ipv6.disabled && ipv6.accept_ra == 1 && ipv6.autoconf,
+        "{ipv6}"
+    );
+
+    pod.sh("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra
+         echo 0 > /proc/sys/net/ipv6/conf/eth0/autoconf");
+    let ipv6 = told().ipv6.unwrap();
+    assert!(
+        !ipv6.disabled && ipv6.accept_ra == 0 && !ipv6.autoconf,
+        "{ipv6}"
+    );
+
+    pod.sh("echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6");
+    let without = told();
+    assert!(!link_local(&without), "{without}");
+    assert!(without.ipv6.unwrap().disabled);
+
+    // Too small an MTU for IPv6.
+    pod.sh("ip link set eth0 mtu 600");
+    assert!(told().ipv6.is_none());
+}
+
+#[test]
+fn an_address_that_nobody_has_asked_for_yet_is_told_as_that() {
+    let (pod, outside) = (Namespace::new(), Namespace::new());
+    add_veth(&pod, "eth0", &outside, "out");
+    wait_for_dad(&pod, "eth0");
+    pod.sh("ip address add fd00::2/64 dev eth0; ip address add fd00::3/64 dev eth0 nodad");
+    let (_network, nic) = attach_one(&pod);
+    let tentative = |ip: &str| {
+        let mut addresses = nic.interface.addresses.iter();
+        let address = addresses.find(|address| address.address == ip);
+        address.unwrap().tentative
+    };
+    assert!(tentative("fd00::2/64"));
+    assert!(!tentative("fd00::3/64"));
+}
+
+#[test]
+fn an_address_without_its_route_is_told_as_that() {
+    let (pod, _outside) = veth_pair();
+    pod.sh(
+        "ip address add 10.0.0.2/24 dev eth0; ip route del 10.0.0.0/24
+         ip route add 10.0.0.0/24 dev eth0 table 100",
+    );
+    let (_network, nic) = attach_one(&pod);
+    let expected = Address {
+        no_prefix_route: true,
+        ..address("10.0.0.2/24")
+    };
+    assert_eq!(nic.interface.addresses, [expected]);
+    let tables = nic.interface.routes.iter().map(|route| route.table);
+    assert_eq!(tables.collect::<Vec<_>>(), [100]);
+}
+
 #[test]
 fn ipv6_alone_is_enough() {
     let (pod, outside) = (Namespace::new(), Namespace::new());
     add_veth(&pod, "eth0", &outside, "out");
     pod.sh("ip address add 2001:db8::2/64 dev eth0; ip -6 route add default via 2001:db8::1");
     let (_network, nic) = attach_one(&pod);
-    assert_eq!(nic.interface.addresses, ["2001:db8::2/64"]);
+    let mut addresses = nic.interface.addresses.iter();
+    assert!(addresses.any(|address| address.address == "2001:db8::2/64"));
     let destinations = nic.interface.routes.iter().map(|route| &route.destination);
     assert_eq!(destinations.collect::<Vec<_>>(), ["::/0"]);
 }
@@ -350,7 +578,7 @@ fn an_interface_without_addresses_is_taken_as_it_is() {
     pod.sh("ip link set eth0 mtu 600");
     let (_network, nic) = attach_one(&pod);
     assert_eq!(nic.config.mtu, 600);
-    assert_eq!(nic.interface.addresses, [""; 0]);
+    assert_eq!(nic.interface.addresses, []);
     assert_eq!(nic.interface.routes, []);
 }
 
@@ -394,9 +622,14 @@ fn a_failure_half_way_undoes_the_first_half() {
 fn what_a_guest_cannot_have_is_refused_by_name() {
     let cases = [
         (
-            "ip route add 10.9.0.0/16 dev eth0 table 100",
-            "route to 10.9.0.0/16 is in table 100",
-            "ip route flush table 100",
+            "ip rule add uidrange 0-99 lookup main priority 1000",
+            "policy rule 1000 depends on users",
+            "ip rule del priority 1000",
+        ),
+        (
+            "ip rule add iif tun9 lookup main priority 1001",
+            "policy rule 1001 is for interface tun9, which the guest lacks",
+            "ip rule del priority 1001",
         ),
         (
             "ip route add blackhole 10.9.0.0/16",
@@ -407,11 +640,6 @@ fn what_a_guest_cannot_have_is_refused_by_name() {
             "ip route add 10.9.0.0/16 nexthop via 10.0.0.1 nexthop via 10.0.0.3",
             "route to 10.9.0.0/16 has several next hops",
             "ip route del 10.9.0.0/16",
-        ),
-        (
-            "ip tuntap add tap7 mode tap; ip link set tap7 up",
-            "interface tap7 is a tap",
-            "ip link del tap7",
         ),
         (
             "ip tuntap add tun7 mode tun; ip link set tun7 up",

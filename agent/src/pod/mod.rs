@@ -29,6 +29,6 @@ impl Pod {
         hostname::set(&request.hostname)?;
         resolv::write(&request.resolv_conf)?;
         cpus::bring_online(request.cpus)?;
-        network::configure(&request.interfaces).await
+        network::configure(request).await
     }
 }

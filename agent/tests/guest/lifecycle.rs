@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nacre_protocol::agent::{
-    GuestStatsRequest, Interface, Neighbour, Route, SetUpPodRequest, ShutDownRequest,
-    WaitContainerRequest,
+    Address, GuestStatsRequest, Interface, Ipv6, Neighbour, PolicyRule, Route, RouteMetric,
+    SetUpPodRequest, ShutDownRequest, WaitContainerRequest,
 };
 use serde_json::json;
 use ttrpc::Code;
@@ -259,6 +259,31 @@ fn set_up(guest: &Guest) {
     assert!((1 << 20..64 << 20).contains(&stats.agent_rss), "{stats:?}");
 }
 
+/// `RTAX_ADVMSS` of linux/rtnetlink.h.
+const RTAX_ADVMSS: u32 = 8;
+
+fn metric(kind: u32, value: u32) -> RouteMetric {
+    RouteMetric {
+        kind,
+        value,
+        ..RouteMetric::default()
+    }
+}
+
+fn rule(priority: u32, source: &str, table: u32) -> PolicyRule {
+    PolicyRule {
+        priority,
+        source: source.to_owned(),
+        destination: "0.0.0.0/0".to_owned(),
+        table,
+        ..PolicyRule::default()
+    }
+}
+
+fn words<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn interface(guest: &Guest) {
     let mac = [2, 0, 0, 0, 0, 7];
     guest.ip("link add name probe0 address 02:00:00:00:00:07 type bridge");
@@ -268,16 +293,40 @@ fn interface(guest: &Guest) {
         scope,
         ..Route::default()
     };
+    let address = |text: &str| Address {
+        address: text.to_owned(),
+        ..Address::default()
+    };
     let mut request = SetUpPodRequest {
         interfaces: vec![Interface {
             name: "eth0".to_owned(),
             mac: mac.to_vec(),
             mtu: 1400,
-            addresses: vec!["10.1.2.3/24".to_owned(), "fd00::3/64".to_owned()],
+            addresses: vec![
+                address("10.1.2.3/24"),
+                Address {
+                    no_prefix_route: true,
+                    ..address("10.4.0.3/16")
+                },
+                address("fd00::3/64"),
+            ],
+            ipv6: Some(Ipv6 {
+                accept_ra: 2,
+                ..Ipv6::default()
+            })
+            .into(),
             routes: vec![
                 route("0.0.0.0/0", "169.254.1.1", 0),
                 route("169.254.1.1/32", "", 253),
                 route("::/0", "fd00::1", 0),
+                Route {
+                    table: 1000,
+                    ..route("10.9.0.0/16", "10.1.2.1", 0)
+                },
+                Route {
+                    metrics: vec![metric(RTAX_ADVMSS, 1300)],
+                    ..route("10.8.0.0/16", "10.1.2.1", 0)
+                },
             ],
             neighbours: vec![Neighbour {
                 address: "169.254.1.1".to_owned(),
@@ -286,6 +335,12 @@ fn interface(guest: &Guest) {
             }],
             ..Interface::default()
         }],
+        policy_rules: vec![
+            // Instead of the kernel's own, which asks the same table first.
+            rule(5, "0.0.0.0/0", 255),
+            rule(7, "10.1.2.3/32", 1000),
+            rule(32766, "0.0.0.0/0", 254),
+        ],
         ..SetUpPodRequest::default()
     };
     let now = std::time::SystemTime::now()
@@ -299,9 +354,33 @@ fn interface(guest: &Guest) {
         set_up(&request).unwrap();
     }
     let output = guest
-        .sh("ip addr show eth0; ip route; ip -6 route; ip neigh")
+        .sh(
+            r#"ip addr show eth0; ip route; ip route show table 1000; ip -6 route; ip neigh
+            awk '$2 == "0000080A" { print "advertised:", $9 }' /proc/net/route
+            cat /proc/sys/net/ipv6/conf/eth0/accept_ra; ip rule"#,
+        )
         .stdout;
+    let rules = output.split_once("\n2\n").unwrap().1;
+    let rules: Vec<_> = rules
+        .lines()
+        .map(str::split_whitespace)
+        .map(words)
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            "5: from all lookup local",
+            "7: from 10.1.2.3 lookup 1000",
+            "32766: from all lookup main",
+        ]
+    );
+    assert!(!output.contains("10.4.0.0/16"), "{output}");
+    assert!(!output.contains("fe80"), "{output}");
     for expected in [
+        "inet 10.4.0.3/16",
+        "10.9.0.0/16 via 10.1.2.1 dev eth0",
+        // As an MTU, which is longer by the headers.
+        "advertised: 1340",
         "mtu 1400",
         "inet 10.1.2.3/24",
         "inet6 fd00::3/64",

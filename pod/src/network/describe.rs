@@ -17,7 +17,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use super::NetworkError;
 use super::addresses::Address;
 use super::netlink::failed;
-use super::{addresses, routes, tap};
+use super::{addresses, ipv6, redirect, routes, tap};
 
 /// An Ethernet interface that a guest can take over.
 #[derive(Debug)]
@@ -25,8 +25,18 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u16,
+    /// Somebody has made it a tap, the other end of which is the guest's.
+    pub(super) is_tap: bool,
     /// All of it for the guest.
     pub(super) interface: Interface,
+}
+
+impl Link {
+    /// Whether the guest will make addresses and routes of its own.
+    pub(super) fn accepts_router_advertisements(&self) -> bool {
+        let ipv6 = self.interface.ipv6.as_ref();
+        ipv6.is_some_and(|ipv6| !ipv6.disabled && ipv6.accept_ra != 0)
+    }
 }
 
 /// Describes the namespace's interfaces, in the kernel's order. One that is down
@@ -52,6 +62,7 @@ pub(super) async fn links(netlink: &Handle) -> Result<Vec<Link>, NetworkError> {
         .iter()
         .map(|message| link(message, &messages))
         .collect::<Result<Vec<_>, _>>()?;
+    leave_out_wiring(netlink, &mut links).await?;
     refuse_equal_macs(&links)?;
 
     let addresses: Vec<_> = netlink
@@ -71,9 +82,12 @@ pub(super) async fn links(netlink: &Handle) -> Result<Vec<Link>, NetworkError> {
         .map_err(failed("list neighbours"))?;
     routes::refuse_unsupported(&routes, &links)?;
     for link in &mut links {
-        let addresses = addresses::of(link, &addresses);
+        let mut addresses = addresses::of(link, &addresses);
+        for address in &mut addresses {
+            address.without_route_unless(|network| routes::has_kernels(link, &routes, network));
+        }
         link.interface.routes = routes::of(link, &routes, &addresses);
-        link.interface.addresses = addresses.iter().map(Address::to_string).collect();
+        link.interface.addresses = addresses.iter().map(Address::message).collect();
         link.interface.neighbours = permanent_neighbours(link.index, &neighbours);
     }
     Ok(links)
@@ -133,6 +147,28 @@ fn refuse_stacked(links: &[&LinkMessage]) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// Leaves out what leads to a tap that the guest takes over: an interface of which all
+/// that arrives goes there.
+async fn leave_out_wiring(netlink: &Handle, links: &mut Vec<Link>) -> Result<(), NetworkError> {
+    let taps: Vec<_> = links
+        .iter()
+        .filter(|link| link.is_tap)
+        .map(|link| link.index)
+        .collect();
+    if taps.is_empty() {
+        return Ok(());
+    }
+    let mut wiring = Vec::new();
+    for link in links.iter().filter(|link| !link.is_tap) {
+        let targets = redirect::targets(netlink, link.index).await?;
+        if targets.iter().any(|target| taps.contains(target)) {
+            wiring.push(link.index);
+        }
+    }
+    links.retain(|link| !wiring.contains(&link.index));
+    Ok(())
+}
+
 fn refuse_equal_macs(links: &[Link]) -> Result<(), NetworkError> {
     for (position, link) in links.iter().enumerate() {
         if let Some(other) = links[..position].iter().find(|other| other.mac == link.mac) {
@@ -157,11 +193,15 @@ fn link(message: &LinkMessage, all: &[&LinkMessage]) -> Result<Link, NetworkErro
     if message.header.link_layer_type != LinkLayerType::Ether {
         return unsupported(&"is not Ethernet");
     }
-    if is_tap(message) {
-        return match pod_of_tap(name, all) {
-            Some(interface) => Err(NetworkError::InUse(interface)),
-            None => unsupported(&"is a tap"),
-        };
+    let is_tap = is_tap(message);
+    if is_tap {
+        if let Some(interface) = pod_of_tap(name, all) {
+            return Err(NetworkError::InUse(interface));
+        }
+        // It has a carrier as long as somebody has it open.
+        if message.header.flags.contains(LinkFlags::LowerUp) {
+            return Err(NetworkError::InUse(name.into()));
+        }
     }
     let mut mac = None;
     let mut mtu = None;
@@ -181,10 +221,12 @@ fn link(message: &LinkMessage, all: &[&LinkMessage]) -> Result<Link, NetworkErro
         index: message.header.index,
         mac,
         mtu,
+        is_tap,
         interface: Interface {
             name: name.into(),
             mac: mac.into(),
             mtu: mtu.into(),
+            ipv6: ipv6::of(message).into(),
             ..Interface::default()
         },
     })

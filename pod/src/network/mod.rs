@@ -8,6 +8,9 @@
 //! itself keeps its addresses, but the namespace's own stack gets no packet any
 //! more. Nothing of this touches the host's namespace.
 //!
+//! An interface that is a tap already is the guest's as it is: whoever made it has wired
+//! it, too.
+//!
 //! A tap lives as long as somebody holds its descriptor, so that it is gone
 //! with the monitor, however that ends. The filter of the interface is taken
 //! away by [`Network::close`]; when the front door was killed it stays, and
@@ -15,10 +18,13 @@
 
 mod addresses;
 mod describe;
+mod ipv6;
 mod namespace;
 mod netlink;
+mod packet_filter;
 mod redirect;
 mod routes;
+mod rules;
 mod tap;
 
 use std::fs::OpenOptions;
@@ -27,7 +33,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nacre_protocol::agent::Interface;
+use nacre_protocol::agent::{Interface, PolicyRule};
 use nacre_vmm::client::NetworkFds;
 use nacre_vmm::config::NetworkConfig;
 use rtnetlink::Handle;
@@ -113,6 +119,9 @@ pub struct Nic {
     pub fds: NetworkFds,
     /// What the guest makes of the device.
     pub interface: Interface,
+    /// The rules by which the namespace chooses among tables of routes. They are told
+    /// once, with its first interface.
+    pub policy_rules: Vec<PolicyRule>,
 }
 
 /// The network namespace of a pod, wired to its taps. Dropping it unwires it.
@@ -145,13 +154,22 @@ impl Network {
         let wires = &mut network.wires;
         // On an error, dropping `network` undoes what `wires` tells.
         let nics = network.namespace.enter(async |netlink| {
+            packet_filter::refuse_rules()?;
             let links = describe::links(&netlink).await?;
             if links.is_empty() {
                 return Err(NetworkError::NoInterface(path.into()));
             }
+            let names: Vec<_> = links
+                .iter()
+                .map(|link| link.interface.name.clone())
+                .collect();
+            let rules = rules::of(&netlink, &names).await?;
             let mut nics = Vec::new();
             for link in links {
                 nics.push(attach(&netlink, link, wires).await?);
+            }
+            if let Some(first) = nics.first_mut() {
+                first.policy_rules = rules;
             }
             Ok(nics)
         })?;
@@ -192,6 +210,30 @@ impl Drop for Network {
 }
 
 async fn attach(netlink: &Handle, link: Link, wires: &mut Vec<Wire>) -> Result<Nic, NetworkError> {
+    let tap = if link.is_tap {
+        tap::take_over(&link.interface.name)?
+    } else {
+        wire(netlink, &link, wires).await?
+    };
+    let vhost = vhost_net();
+    Ok(Nic {
+        config: NetworkConfig {
+            mac: link.mac,
+            mtu: link.mtu,
+            vhost: vhost.is_some(),
+        },
+        fds: NetworkFds { tap, vhost },
+        interface: link.interface,
+        policy_rules: Vec::new(),
+    })
+}
+
+/// Makes a tap beside the interface, and redirects all between the two.
+async fn wire(
+    netlink: &Handle,
+    link: &Link,
+    wires: &mut Vec<Wire>,
+) -> Result<OwnedFd, NetworkError> {
     let name = &link.interface.name;
     let tap = tap::create(link.index, name)?;
     let tap_index = tap::configure(netlink, &tap, link.mtu).await?;
@@ -207,17 +249,7 @@ async fn attach(netlink: &Handle, link: Link, wires: &mut Vec<Wire>) -> Result<N
     if let Some(wire) = wires.last_mut() {
         wire.redirect = Some(redirect);
     }
-
-    let vhost = vhost_net();
-    Ok(Nic {
-        config: NetworkConfig {
-            mac: link.mac,
-            mtu: link.mtu,
-            vhost: vhost.is_some(),
-        },
-        fds: NetworkFds { tap: tap.fd, vhost },
-        interface: link.interface,
-    })
+    Ok(tap.fd)
 }
 
 async fn detach(netlink: &Handle, wire: Wire) -> Result<(), NetworkError> {

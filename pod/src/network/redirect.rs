@@ -80,6 +80,56 @@ impl Redirect {
     }
 }
 
+/// The interfaces that what arrives at this one is redirected to, by whomever.
+pub(super) async fn targets(netlink: &Handle, index: u32) -> Result<Vec<u32>, NetworkError> {
+    let failed = || failed("list the filters of an interface");
+    let index = i32::try_from(index)
+        .map_err(|_| Errno::INVAL)
+        .map_err(NetworkError::kernel("list the filters of an interface"))?;
+    let mut filters = netlink.traffic_filter(index);
+    let filters: Vec<TcMessage> = filters
+        .get()
+        .ingress()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(failed())?;
+    let options = filters
+        .iter()
+        .flat_map(|filter| &filter.attributes)
+        .filter_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        });
+    Ok(options
+        .flatten()
+        .flat_map(actions)
+        .filter_map(target)
+        .collect())
+}
+
+fn actions(option: &TcOption) -> &[TcAction] {
+    match option {
+        TcOption::MatchAll(TcFilterMatchAllOption::Action(actions))
+        | TcOption::U32(TcFilterU32Option::Action(actions)) => actions,
+        _ => &[],
+    }
+}
+
+fn target(action: &TcAction) -> Option<u32> {
+    let options = action
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            TcActionAttribute::Options(options) => Some(options),
+            _ => None,
+        })?;
+    options.iter().find_map(|option| match option {
+        TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror)) => Some(mirror.ifindex),
+        _ => None,
+    })
+}
+
 /// Makes the ingress hook and says whether it is the pod's own: a hook in which a
 /// killed pod's filter was the only one was its own, too.
 async fn make_hook(netlink: &Handle, index: i32) -> Result<bool, Error> {

@@ -1,4 +1,4 @@
-//! A tap beside an interface.
+//! A tap beside an interface, or one that is the interface.
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,8 +26,8 @@ const SET_INTERFACE: Opcode = opcode::write::<c_int>(b'T', 202);
 /// `TUNSETVNETHDRSZ`.
 const SET_HEADER_LEN: Opcode = opcode::write::<c_int>(b'T', 216);
 
-/// Flags of `TUNSETIFF`: a new tap, of which frames have a virtio-net header.
-const FLAGS: c_int = libc::IFF_TAP | libc::IFF_TUN_EXCL | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+/// Flags of `TUNSETIFF`: a tap, of which frames have a virtio-net header.
+const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// Bytes before each frame: `struct virtio_net_hdr_v1` (virtio 1.2, 5.1.6).
 const HEADER_LEN: c_int = 12;
@@ -40,29 +40,53 @@ pub(super) struct Tap {
 
 /// Makes the tap for `interface`, in the namespace of the calling thread.
 pub(super) fn create(index: u32, interface: &str) -> Result<Tap, NetworkError> {
-    let fd: OwnedFd = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(TUN)
-        .map_err(NetworkError::Tun)?
-        .into();
     let name = format!("{NAME_PREFIX}{index}");
-    set_name(&fd, &name).map_err(|error| match error {
+    let fd = open()?;
+    set_interface(&fd, &name, FLAGS | libc::IFF_TUN_EXCL).map_err(|error| match error {
         // The name is taken by the tap of a pod that runs.
         Errno::BUSY => NetworkError::InUse(interface.into()),
         error => NetworkError::kernel(format!("create a tap for {interface}"))(error),
     })?;
-    // SAFETY: TUNSETVNETHDRSZ reads an int.
-    unsafe { ioctl(&fd, Setter::<{ SET_HEADER_LEN }, _>::new(HEADER_LEN)) }
-        .map_err(NetworkError::kernel(format!("set up the tap {name}")))?;
+    set_header_len(&fd, &name)?;
     Ok(Tap { name, fd })
 }
 
-fn set_name(fd: &OwnedFd, name: &str) -> Result<(), Errno> {
+/// Opens a tap that somebody has made for the pod.
+pub(super) fn take_over(name: &str) -> Result<OwnedFd, NetworkError> {
+    let fd = open()?;
+    let opened = match set_interface(&fd, name, FLAGS) {
+        // It was made for several queues, of which one is enough.
+        Err(Errno::INVAL) => set_interface(&fd, name, FLAGS | libc::IFF_MULTI_QUEUE),
+        result => result,
+    };
+    opened.map_err(|error| match error {
+        Errno::BUSY => NetworkError::InUse(name.into()),
+        error => NetworkError::kernel(format!("open the tap {name}"))(error),
+    })?;
+    set_header_len(&fd, name)?;
+    Ok(fd)
+}
+
+fn open() -> Result<OwnedFd, NetworkError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(TUN)
+        .map(Into::into)
+        .map_err(NetworkError::Tun)
+}
+
+fn set_header_len(fd: &OwnedFd, name: &str) -> Result<(), NetworkError> {
+    // SAFETY: TUNSETVNETHDRSZ reads an int.
+    unsafe { ioctl(fd, Setter::<{ SET_HEADER_LEN }, _>::new(HEADER_LEN)) }
+        .map_err(NetworkError::kernel(format!("set up the tap {name}")))
+}
+
+fn set_interface(fd: &OwnedFd, name: &str, flags: c_int) -> Result<(), Errno> {
     // SAFETY: all of ifreq is integers and arrays of them, in every field of its union.
     let mut request: ifreq = unsafe { std::mem::zeroed() };
-    let [low, high, ..] = FLAGS.to_le_bytes();
+    let [low, high, ..] = flags.to_le_bytes();
     request.ifr_ifru.ifru_flags = c_short::from_le_bytes([low, high]);
     // The last byte stays the terminating zero.
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1]

@@ -218,7 +218,7 @@ fn refuse_not_given(
     let given: Vec<IpNet> = nics
         .iter()
         .flat_map(|nic| &nic.interface.addresses)
-        .filter_map(|address| address.parse().ok())
+        .filter_map(|address| address.address.parse().ok())
         .collect();
     for wanted in &wanted.ips {
         let ip = match wanted {

@@ -1,19 +1,36 @@
-//! Brings links, addresses, routes and neighbours into the guest's kernel.
+//! Brings links, addresses, routes, neighbours and rules into the guest's kernel.
 
+use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use thiserror::Error as ThisError;
 
-use super::plan::{Link, LinkRoute, Mac, Prefix};
+use super::plan::{Link, LinkAddress, LinkIpv6, LinkRoute, Mac, Metric};
+use super::rules::{self, Rule};
 use crate::error::{Doing, Error};
 
 /// Index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
+
+/// `IN6_ADDR_GEN_MODE_NONE` of linux/if_link.h.
+const ADDR_GEN_MODE_NONE: u8 = 1;
+
+/// Why an interface is not as planned.
+#[derive(Debug, ThisError)]
+enum ConfigureError {
+    #[error("{0}")]
+    Kernel(#[from] rtnetlink::Error),
+    #[error("{}: {source}", path.display())]
+    Parameter { path: PathBuf, source: io::Error },
+}
 
 /// Brings up `lo`.
 ///
@@ -38,9 +55,9 @@ fn connect() -> Result<Handle, Error> {
     Ok(handle)
 }
 
-/// Makes every link as planned.
-pub(super) async fn apply(links: &[Link]) -> Result<(), Error> {
-    if links.is_empty() {
+/// Makes every link as planned, and then the rules.
+pub(super) async fn apply(links: &[Link], rules: &[Rule]) -> Result<(), Error> {
+    if links.is_empty() && rules.is_empty() {
         return Ok(());
     }
     let handle = connect()?;
@@ -62,9 +79,11 @@ pub(super) async fn apply(links: &[Link]) -> Result<(), Error> {
         };
         made.configure(link, name_of(device))
             .await
-            .map_err(|error| Error::internal(&format!("cannot configure {}", link.name), error))?;
+            .map_err(|source| {
+                Error::internal(&format!("cannot configure {}", link.name), source)
+            })?;
     }
-    Ok(())
+    rules::apply(&handle, rules).await
 }
 
 fn find(devices: &[LinkMessage], mac: Mac) -> Option<&LinkMessage> {
@@ -92,7 +111,7 @@ struct Device<'a> {
 }
 
 impl Device<'_> {
-    async fn configure(&self, link: &Link, current_name: &str) -> Result<(), rtnetlink::Error> {
+    async fn configure(&self, link: &Link, current_name: &str) -> Result<(), ConfigureError> {
         if current_name != link.name {
             // A device that is up keeps its name.
             self.set(self.change().down()).await?;
@@ -101,9 +120,10 @@ impl Device<'_> {
         if link.mtu != 0 {
             self.set(self.change().mtu(link.mtu)).await?;
         }
+        Self::set_ipv6(link)?;
         self.set(self.change().up()).await?;
         for address in &link.addresses {
-            self.add_address(*address).await?;
+            self.add_address(address).await?;
         }
         for (address, mac) in &link.neighbours {
             self.add_neighbour(*address, *mac).await?;
@@ -125,17 +145,49 @@ impl Device<'_> {
         self.handle.link().set(change.build()).execute().await
     }
 
-    async fn add_address(&self, prefix: Prefix) -> Result<(), rtnetlink::Error> {
+    /// Says what the kernel is to do of IPv6 by itself, before it can.
+    fn set_ipv6(link: &Link) -> Result<(), ConfigureError> {
+        let parameters = Path::new("/proc/sys/net/ipv6/conf").join(&link.name);
+        // A small MTU leaves it none.
+        if !parameters.exists() {
+            return Ok(());
+        }
+        let LinkIpv6 {
+            disabled,
+            accept_ra,
+            autoconf,
+        } = link.ipv6;
+        for (name, value) in [
+            ("accept_ra", accept_ra),
+            ("autoconf", autoconf.into()),
+            // The link-local address is among the others.
+            ("addr_gen_mode", ADDR_GEN_MODE_NONE),
+            ("disable_ipv6", disabled.into()),
+        ] {
+            let path = parameters.join(name);
+            std::fs::write(&path, value.to_string())
+                .map_err(|source| ConfigureError::Parameter { path, source })?;
+        }
+        Ok(())
+    }
+
+    async fn add_address(&self, address: &LinkAddress) -> Result<(), rtnetlink::Error> {
+        let prefix = address.prefix;
         let mut request = self
             .handle
             .address()
             .add(self.index, prefix.address, prefix.length)
             .replace();
-        if prefix.address.is_ipv6() {
-            // The host's CNI has made sure that nobody else has the address.
-            let flags = AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Permanent);
-            request.message_mut().attributes.push(flags);
+        let mut flags = AddressFlags::Permanent;
+        if address.no_prefix_route {
+            flags |= AddressFlags::Noprefixroute;
         }
+        if prefix.address.is_ipv6() && !address.tentative {
+            // The host's CNI has made sure that nobody else has the address.
+            flags |= AddressFlags::Nodad;
+        }
+        let flags = AddressAttribute::Flags(flags);
+        request.message_mut().attributes.push(flags);
         request.execute().await
     }
 
@@ -196,5 +248,17 @@ fn finish<T>(builder: RouteMessageBuilder<T>, route: &LinkRoute, index: u32) -> 
     if route.onlink {
         builder = builder.onlink();
     }
-    builder.build()
+    if route.table != 0 {
+        builder = builder.table_id(route.table);
+    }
+    let mut message = builder.build();
+    let metrics = route.metrics.iter().map(metric).collect::<Vec<_>>();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    message
+}
+
+fn metric((kind, value): &Metric) -> RouteMetric {
+    RouteMetric::Other(DefaultNla::new(*kind, value.to_ne_bytes().into()))
 }

@@ -2,15 +2,17 @@
 
 mod apply;
 mod plan;
+mod rules;
 
 pub use apply::loopback_up;
 
-use nacre_protocol::agent::Interface;
+use nacre_protocol::agent::SetUpPodRequest;
 
 use crate::error::Error;
 
-/// Configures the interfaces of a request; what is so already stays.
-pub(super) async fn configure(interfaces: &[Interface]) -> Result<(), Error> {
-    let links = plan::read(interfaces)?;
-    apply::apply(&links).await
+/// Configures the network of a request; what is so already stays.
+pub(super) async fn configure(request: &SetUpPodRequest) -> Result<(), Error> {
+    let links = plan::read(&request.interfaces)?;
+    let rules = rules::read(&request.policy_rules)?;
+    apply::apply(&links, &rules).await
 }

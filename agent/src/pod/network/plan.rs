@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use nacre_protocol::agent::{Interface, Neighbour, Route};
+use nacre_protocol::agent::{Address, Interface, Ipv6, Neighbour, Route, RouteMetric};
 
 use crate::error::Error;
 
@@ -18,6 +18,12 @@ const MAX_NAME: usize = 15;
 /// Least MTU of a link that carries IPv4.
 const MIN_MTU: u32 = 68;
 
+/// Kinds of metrics of a route, from `RTAX_LOCK` to `RTAX_FASTOPEN_NO_COOKIE`.
+const METRICS: std::ops::RangeInclusive<u16> = 1..=17;
+
+/// `RTAX_CC_ALGO`, a text.
+const CONGESTION_CONTROL: u16 = 16;
+
 /// Scope of a route whose destination is on the link.
 const SCOPE_LINK: u8 = 253;
 
@@ -30,10 +36,28 @@ pub(super) struct Link {
     pub(super) mac: Mac,
     /// 0 keeps the device's.
     pub(super) mtu: u32,
-    pub(super) addresses: Vec<Prefix>,
+    pub(super) addresses: Vec<LinkAddress>,
     /// Those on the link before those that need a gateway on it.
     pub(super) routes: Vec<LinkRoute>,
     pub(super) neighbours: Vec<(IpAddr, Mac)>,
+    pub(super) ipv6: LinkIpv6,
+}
+
+/// One address.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct LinkAddress {
+    pub(super) prefix: Prefix,
+    pub(super) no_prefix_route: bool,
+    /// The guest asks whether another host has it.
+    pub(super) tentative: bool,
+}
+
+/// What the kernel does of IPv6 by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct LinkIpv6 {
+    pub(super) disabled: bool,
+    pub(super) accept_ra: u8,
+    pub(super) autoconf: bool,
 }
 
 /// An address with the length of its network's prefix.
@@ -52,7 +76,13 @@ pub(super) struct LinkRoute {
     pub(super) scope: u8,
     pub(super) metric: u32,
     pub(super) onlink: bool,
+    /// 0 is the main one.
+    pub(super) table: u32,
+    pub(super) metrics: Vec<Metric>,
 }
+
+/// Kind (`RTAX_*`) and value.
+pub(super) type Metric = (u16, u32);
 
 /// Reads a request's interfaces.
 pub(super) fn read(interfaces: &[Interface]) -> Result<Vec<Link>, Error> {
@@ -66,7 +96,7 @@ pub(super) fn read(interfaces: &[Interface]) -> Result<Vec<Link>, Error> {
         .collect()
 }
 
-fn invalid(field: &str, reason: impl std::fmt::Display) -> Error {
+pub(super) fn invalid(field: &str, reason: impl std::fmt::Display) -> Error {
     Error::InvalidArgument(format!("{field}: {reason}"))
 }
 
@@ -84,7 +114,7 @@ fn read_link(interface: &Interface, field: &str) -> Result<Link, Error> {
     let addresses = read_each(
         &interface.addresses,
         &format!("{field}.addresses"),
-        |text, field| prefix(text, field),
+        read_address,
     )?;
     let mut routes = read_each(&interface.routes, &format!("{field}.routes"), read_route)?;
     routes.sort_by_key(|route| (route.scope != SCOPE_LINK, route.gateway.is_some()));
@@ -99,10 +129,11 @@ fn read_link(interface: &Interface, field: &str) -> Result<Link, Error> {
             &format!("{field}.neighbours"),
             read_neighbour,
         )?,
+        ipv6: read_ipv6(interface.ipv6.as_ref(), &format!("{field}.ipv6"))?,
     })
 }
 
-fn read_each<T, U>(
+pub(super) fn read_each<T, U>(
     items: &[T],
     field: &str,
     read: impl Fn(&T, &str) -> Result<U, Error>,
@@ -117,7 +148,7 @@ fn read_each<T, U>(
         .collect()
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':');
     !name.is_empty()
         && name.len() <= MAX_NAME
@@ -136,7 +167,7 @@ fn address(text: &str, field: &str) -> Result<IpAddr, Error> {
         .map_err(|_| invalid(field, format!("{text:?} is no IP address")))
 }
 
-fn prefix(text: &str, field: &str) -> Result<Prefix, Error> {
+pub(super) fn prefix(text: &str, field: &str) -> Result<Prefix, Error> {
     let wrong = || invalid(field, format!("{text:?} is not in CIDR form"));
     let (host, length) = text.split_once('/').ok_or_else(wrong)?;
     let address: IpAddr = host.parse().map_err(|_| wrong())?;
@@ -146,6 +177,42 @@ fn prefix(text: &str, field: &str) -> Result<Prefix, Error> {
         return Err(wrong());
     }
     Ok(Prefix { address, length })
+}
+
+fn read_address(address: &Address, field: &str) -> Result<LinkAddress, Error> {
+    Ok(LinkAddress {
+        prefix: prefix(&address.address, &format!("{field}.address"))?,
+        no_prefix_route: address.no_prefix_route,
+        tentative: address.tentative,
+    })
+}
+
+fn read_ipv6(ipv6: Option<&Ipv6>, field: &str) -> Result<LinkIpv6, Error> {
+    let Some(ipv6) = ipv6 else {
+        return Ok(LinkIpv6 {
+            disabled: true,
+            accept_ra: 0,
+            autoconf: false,
+        });
+    };
+    let accept_ra = u8::try_from(ipv6.accept_ra)
+        .ok()
+        .filter(|value| *value <= 2);
+    Ok(LinkIpv6 {
+        disabled: ipv6.disabled,
+        accept_ra: accept_ra
+            .ok_or_else(|| invalid(&format!("{field}.accept_ra"), "must be at most 2"))?,
+        autoconf: ipv6.autoconf,
+    })
+}
+
+fn read_metric(metric: &RouteMetric, field: &str) -> Result<Metric, Error> {
+    match u16::try_from(metric.kind) {
+        Ok(kind) if METRICS.contains(&kind) && kind != CONGESTION_CONTROL => {
+            Ok((kind, metric.value))
+        }
+        _ => Err(invalid(&format!("{field}.kind"), "is none of a number")),
+    }
 }
 
 fn read_route(route: &Route, field: &str) -> Result<LinkRoute, Error> {
@@ -169,6 +236,8 @@ fn read_route(route: &Route, field: &str) -> Result<LinkRoute, Error> {
             .map_err(|_| invalid(&format!("{field}.scope"), "must be below 256"))?,
         metric: route.metric,
         onlink: route.onlink,
+        table: route.table,
+        metrics: read_each(&route.metrics, &format!("{field}.metrics"), read_metric)?,
     })
 }
 
@@ -183,12 +252,19 @@ fn read_neighbour(neighbour: &Neighbour, field: &str) -> Result<(IpAddr, Mac), E
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> Address {
+        Address {
+            address: text.to_owned(),
+            ..Address::default()
+        }
+    }
+
     fn interface() -> Interface {
         Interface {
             name: "eth0".to_owned(),
             mac: vec![2, 0, 0, 0, 0, 1],
             mtu: 1450,
-            addresses: vec!["10.88.0.5/16".to_owned(), "fd00::5/64".to_owned()],
+            addresses: vec![address("10.88.0.5/16"), address("fd00::5/64")],
             ..Interface::default()
         }
     }
@@ -210,8 +286,9 @@ mod tests {
     fn an_interface_is_read_as_the_host_has_it() {
         let links = read(&[interface()]).unwrap();
         assert_eq!(links[0].name, "eth0");
-        assert_eq!(links[0].addresses[1].length, 64);
-        assert!(links[0].addresses[1].address.is_ipv6());
+        assert_eq!(links[0].addresses[1].prefix.length, 64);
+        assert!(links[0].addresses[1].prefix.address.is_ipv6());
+        assert!(links[0].ipv6.disabled, "nothing is said of it");
     }
 
     #[test]
@@ -256,22 +333,44 @@ mod tests {
             "1.2.3.4/-1",
         ] {
             let mut broken = interface();
-            broken.addresses[1] = text.to_owned();
+            broken.addresses[1] = address(text);
             assert!(
-                refused(broken).starts_with("interfaces[0].addresses[1]: "),
+                refused(broken).starts_with("interfaces[0].addresses[1].address: "),
                 "{text}"
             );
         }
         let mut broken = interface();
         broken.routes = vec![route("0.0.0.0/0", "fe80::1", 0)];
         assert!(refused(broken).starts_with("interfaces[0].routes[0].gateway: "));
+        for kind in [0, 16, 18, 1 << 16] {
+            let mut broken = interface();
+            broken.routes = vec![Route {
+                metrics: vec![RouteMetric {
+                    kind,
+                    ..RouteMetric::default()
+                }],
+                ..route("0.0.0.0/0", "10.88.0.1", 0)
+            }];
+            let refusal = refused(broken);
+            assert!(
+                refusal.starts_with("interfaces[0].routes[0].metrics[0].kind: "),
+                "{refusal}"
+            );
+        }
+        let mut broken = interface();
+        broken.ipv6 = Some(Ipv6 {
+            accept_ra: 3,
+            ..Ipv6::default()
+        })
+        .into();
+        assert!(refused(broken).starts_with("interfaces[0].ipv6.accept_ra: "));
     }
 
     #[test]
     fn the_number_of_everything_is_bounded() {
         read(&vec![interface(); MAX_INTERFACES + 1]).unwrap_err();
         let mut many = interface();
-        many.addresses = vec!["10.0.0.1/8".to_owned(); MAX_ENTRIES + 1];
+        many.addresses = vec![address("10.0.0.1/8"); MAX_ENTRIES + 1];
         assert!(refused(many).starts_with("interfaces[0].addresses: "));
     }
 }
