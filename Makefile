@@ -1,7 +1,7 @@
 # The one face for every task. The work is done by the scripts named here.
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test soak bench bench-containerd test-host test-host-sh test-host-down lint install clean
+.PHONY: help build run test soak bench bench-containerd bench-network test-host test-host-sh test-host-down lint install clean
 export PREFIX DESTDIR FILTER CMD
 
 help: ## show this list
@@ -25,6 +25,9 @@ bench-containerd: ## measure starts and execs under containerd beside runc
 
 bench: ## measure, beside the peers whose binaries are given by path
 	@tests/bench/run
+
+bench-network: ## measure the network beside runc and QEMU's microvm
+	@tests/bench/network
 
 test-host: ## bring the test host up and keep it
 	@scripts/deps test-host
