@@ -112,3 +112,83 @@ fn a_killed_front_door_leaves_a_namespace_that_the_next_pod_can_have() {
     assert!(output.contains(" 0% packet loss"), "{output}");
     assert_eq!(wiring(&pod), before);
 }
+
+#[test]
+fn interfaces_keep_their_mtus_neighbours_and_ways() {
+    let (pod, outside) = wired();
+    add_veth(&pod, "net1", &outside, "out1");
+    outside.sh("ip address add 10.8.0.1/24 dev out1; ip link set out1 mtu 9000");
+    pod.sh(
+        "ip link set net1 mtu 9000; ip address add 10.8.0.2/24 dev net1
+         ip neighbour add 10.8.0.9 lladdr 02:00:00:00:00:09 dev net1 nud permanent
+         ip route add default via 10.8.0.1 table 100
+         ip rule add to 192.0.2.0/24 lookup 100 priority 50",
+    );
+    outside.sh("ip address add 192.0.2.1/32 dev lo");
+    let bundle = bundle(
+        "ip -o link; ip neigh; ip rule
+         ping -c 1 -W 20 10.7.0.1 >/dev/null; ping -c 1 -W 20 -s 8900 10.8.0.1 >/dev/null
+         ping -c 1 -W 20 192.0.2.1 >/dev/null; ip neigh",
+    );
+    let output = run(&pod, &bundle);
+    let words = output.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in [
+        "eth0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1400",
+        "net1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 9000",
+        "10.8.0.9 dev net1 lladdr 02:00:00:00:00:09",
+        "50: from all to 192.0.2.0/24 lookup 100",
+        // By the table of the rule: no other way leads there by this gateway.
+        "10.8.0.1 dev net1 lladdr",
+    ] {
+        assert!(words.contains(expected), "{expected}: {output}");
+    }
+}
+
+#[test]
+fn the_guest_asks_for_an_address_that_nobody_has_asked_for_yet() {
+    let (pod, _outside) = wired();
+    // So that the namespace is not done with it before the guest has it.
+    pod.sh("echo 600 > /proc/sys/net/ipv6/conf/eth0/dad_transmits
+         ip -6 address add fd07::9/64 dev eth0");
+    let bundle = bundle(
+        "until grep -q \"^fd07.*0009 .. 40 00 80 \" /proc/net/if_inet6; do sleep 0.2; done
+         cat /proc/net/if_inet6",
+    );
+    let output = run(&pod, &bundle);
+    // The other one was asked for, and is used without (IFA_F_NODAD).
+    let asked = "fd070000000000000000000000000002 02 40 00 82 ";
+    assert!(output.contains(asked), "{output}");
+}
+
+/// Advertises a prefix and itself as the router.
+fn advertise(outside: &Namespace) -> Server {
+    Server::start(
+        outside,
+        "exec dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --port=0 \
+             --user=root --interface=out --bind-interfaces --enable-ra --ra-param=out,high,10 \
+             --dhcp-leasefile=/dev/null --dhcp-range=fd42::,ra-only,64",
+    )
+}
+
+#[test]
+fn slaac_is_on_or_off_as_in_the_namespace() {
+    let (pod, outside) = wired();
+    outside.sh("ip -6 address add fd42::1/64 dev out nodad");
+    let _router = advertise(&outside);
+    let learned = "ip -6 address show dev eth0 | grep fd42:";
+    let on = bundle(&format!(
+        "for i in $(seq 100); do {learned} && break; sleep 0.5; done; ip -6 route"
+    ));
+    let output = run(&pod, &on);
+    assert!(output.contains(" fd42:"), "{output}");
+    assert!(output.contains("default via fe80::"), "{output}");
+
+    pod.sh(
+        "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra; ip -6 address flush dev eth0
+         ip -6 route flush proto ra; ip -6 address add fd07::2/64 dev eth0 nodad",
+    );
+    let off = bundle(&format!("sleep 15; {learned} || echo nothing; ip -6 route"));
+    let output = run(&pod, &off);
+    assert!(output.contains("nothing\n"), "{output}");
+    assert!(!output.contains("default via fe80::"), "{output}");
+}

@@ -118,6 +118,44 @@ fn vlan() {
     drop(outside);
 }
 
+/// A plugin that makes the pod's interface a tap, and wires it to the host.
+const TAP: &str = r#"#!/bin/sh
+set -e
+request=$(cat)
+inside() { nsenter --net="$CNI_NETNS" "$@"; }
+case $CNI_COMMAND in
+    ADD) ;;
+    DEL) ip link del nacre-tap0 2>/dev/null || true; exit ;;
+    *) exit ;;
+esac
+ip link add nacre-tap0 type veth peer name up0 netns "$CNI_NETNS"
+ip address add 10.30.0.1/24 dev nacre-tap0
+ip link set nacre-tap0 up
+inside ip tuntap add "$CNI_IFNAME" mode tap
+inside ip link set "$CNI_IFNAME" address 02:00:00:00:00:30 up
+inside ip address add 10.30.0.2/24 dev "$CNI_IFNAME"
+inside ip link set up0 up
+for way in "up0 $CNI_IFNAME" "$CNI_IFNAME up0"; do
+    set -- $way
+    inside tc qdisc add dev "$1" ingress
+    inside tc filter add dev "$1" ingress matchall action mirred egress redirect dev "$2"
+done
+echo '{ "cniVersion": "1.0.0",
+    "interfaces": [{ "name": "'"$CNI_IFNAME"'", "mac": "02:00:00:00:00:30", "sandbox": "'"$CNI_NETNS"'" }],
+    "ips": [{ "address": "10.30.0.2/24", "interface": 0 }] }'
+"#;
+
+#[test]
+fn a_plugin_that_hands_over_a_tap() {
+    let _clean = Clean::slate();
+    let networks = network(&[json!({ "type": "tap-of-test" })]).with_plugin("tap-of-test", TAP);
+    let script = format!("ip -o link; {}", ping("10.30.0.1"));
+    let ended = networks.run(&pod(&script), &["--net=cni"]).expect_code(0);
+    ended.assert_line("pinged 10.30.0.1");
+    assert!(ended.text().contains(" 02:00:00:00:00:30 "), "{ended}");
+    assert!(!ended.text().contains("up0"), "{ended}");
+}
+
 /// The plugin moves the routes of each address into a table of its own.
 #[test]
 fn sbr() {
