@@ -8,7 +8,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, {kvm_segment, kvm_userspace_memory_region},
+};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
@@ -84,6 +86,10 @@ fn run() -> Result<(), String> {
     let memory = memory()?;
     give(&vm, &memory)?;
     let mut vcpu = vm.create_vcpu(0).map_err(failed("create a vCPU"))?;
+    // Some KVMs hold what is set below against what the vCPU is said to be able to do.
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .and_then(|cpuid| vcpu.set_cpuid2(&cpuid))
+        .map_err(failed("describe a vCPU"))?;
     enter_long_mode(&vcpu).map_err(failed("set up a vCPU"))?;
     expect(
         &mut vcpu,
