@@ -126,7 +126,7 @@ fn interfaces_keep_their_mtus_neighbours_and_ways() {
     );
     outside.sh("ip address add 192.0.2.1/32 dev lo");
     let bundle = bundle(
-        "for link in eth0 net1; do echo $link mtu $(cat /sys/class/net/$link/mtu); done
+        "ip -o link | sed -n 's/^[0-9]*: \\([a-z0-9]*\\): .* mtu \\([0-9]*\\) .*/\\1 mtu \\2/p'
          ip neigh; ip rule
          ping -c 1 -W 20 10.7.0.1 >/dev/null; ping -c 1 -W 20 -s 8900 10.8.0.1 >/dev/null
          ping -c 1 -W 20 192.0.2.1 >/dev/null; ip neigh",
