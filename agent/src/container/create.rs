@@ -98,8 +98,22 @@ async fn build(
     let built = helper.build(&request, &fds).await?;
     let (init, verdict) = built.adopt(helper, kept, Some(cgroup))?;
     let init = Arc::new(init);
+    end_the_rest_with(&init, cgroup.clone());
     if let Choice::Hold(held) = pid_namespace {
         held.settle(&init)?;
     }
     Ok((init, verdict))
+}
+
+/// Where PIDs are shared, the kernel does not end what a container's first process leaves
+/// running, which would hold its streams open. Callers of other runtimes rely on its end.
+fn end_the_rest_with(init: &Arc<Process>, cgroup: Cgroup) {
+    let init = Arc::clone(init);
+    tokio::spawn(async move {
+        if init.wait().await.is_ok()
+            && let Err(error) = cgroup.kill()
+        {
+            log::error!("cannot end what a container left running: {error}");
+        }
+    });
 }
