@@ -85,17 +85,14 @@ impl Drop for Overlay {
 /// The system's answer.
 pub fn make_upper(run: &RunDir, name: &str, layers: &[PathBuf]) -> io::Result<PathBuf> {
     let upper = run.make_dir(name)?;
-    let (mut mode, mut owner) = (0o755, None);
-    if let Some(below) = layers.last() {
-        let metadata = fs::symlink_metadata(below)?;
-        (mode, owner) = (
-            metadata.mode() & 0o7777,
-            Some((metadata.uid(), metadata.gid())),
-        );
-    }
-    if let Some((uid, gid)) = owner {
-        chown(&upper, Some(uid), Some(gid))?;
-    }
+    let mode = match layers.last() {
+        Some(below) => {
+            let metadata = fs::symlink_metadata(below)?;
+            chown(&upper, Some(metadata.uid()), Some(metadata.gid()))?;
+            metadata.mode() & 0o7777
+        }
+        None => 0o755,
+    };
     fs::set_permissions(&upper, Permissions::from_mode(mode))?;
     Ok(upper)
 }

@@ -199,8 +199,7 @@ impl Blobs for Remote<'_> {
 }
 
 fn open_download(dir: &Path, layer: &Layer) -> Result<Box<dyn Read>, ImageError> {
-    // Layers of a registry have one, always.
-    let path = layer_file(dir, layer.digest.as_ref().unwrap_or(&layer.diff_id));
+    let path = layer_file(dir, layer.blob());
     let file = File::open(&path).map_err(ImageError::system(path.display()))?;
     Ok(Box::new(file))
 }

@@ -56,9 +56,7 @@ impl Layout {
     }
 
     pub(super) fn layer(&self, layer: &Layer) -> Result<Box<dyn Read>, ImageError> {
-        // Layers of a layout have one, always.
-        let digest = layer.digest.as_ref().unwrap_or(&layer.diff_id);
-        self.blob(digest)
+        self.blob(layer.blob())
     }
 
     fn blob(&self, digest: &Digest) -> Result<Box<dyn Read>, ImageError> {

@@ -36,6 +36,13 @@ pub(crate) struct Layer {
     pub(crate) diff_id: Digest,
 }
 
+impl Layer {
+    /// What its blob is stored under, in a layout or a registry, where layers always have one.
+    pub(crate) fn blob(&self) -> &Digest {
+        self.digest.as_ref().unwrap_or(&self.diff_id)
+    }
+}
+
 /// Why a layer was not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnpackError {

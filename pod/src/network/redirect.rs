@@ -53,9 +53,7 @@ impl Redirect {
         to: (u32, &str),
     ) -> Result<Self, NetworkError> {
         let what = || format!("redirect packets from {} to {}", from.1, to.1);
-        let index = i32::try_from(from.0)
-            .map_err(|_| Errno::INVAL)
-            .map_err(NetworkError::kernel(what()))?;
+        let index = signed(from.0, what())?;
         let owns_hook = make_hook(netlink, index).await.map_err(failed(what()))?;
         let redirect = Self {
             interface: from.1.into(),
@@ -80,20 +78,24 @@ impl Redirect {
     }
 }
 
+/// An interface's index as traffic control has it, for doing `what`.
+fn signed(index: u32, what: impl Into<String>) -> Result<i32, NetworkError> {
+    i32::try_from(index)
+        .map_err(|_| Errno::INVAL)
+        .map_err(NetworkError::kernel(what))
+}
+
 /// The interfaces that what arrives at this one is redirected to, by whomever.
 pub(super) async fn targets(netlink: &Handle, index: u32) -> Result<Vec<u32>, NetworkError> {
-    let failed = || failed("list the filters of an interface");
-    let index = i32::try_from(index)
-        .map_err(|_| Errno::INVAL)
-        .map_err(NetworkError::kernel("list the filters of an interface"))?;
-    let mut filters = netlink.traffic_filter(index);
+    const WHAT: &str = "list the filters of an interface";
+    let mut filters = netlink.traffic_filter(signed(index, WHAT)?);
     let filters: Vec<TcMessage> = filters
         .get()
         .ingress()
         .execute()
         .try_collect()
         .await
-        .map_err(failed())?;
+        .map_err(failed(WHAT))?;
     let options = filters
         .iter()
         .flat_map(|filter| &filter.attributes)

@@ -64,11 +64,7 @@ async fn list(
 ) -> Result<Option<Vec<RuleMessage>>, NetworkError> {
     let rules = netlink.rule().get(version).execute().try_collect().await;
     match rules {
-        Err(error)
-            if [Errno::AFNOSUPPORT, Errno::OPNOTSUPP]
-                .iter()
-                .any(|unknown| errno(&error) == Some(*unknown)) =>
-        {
+        Err(error) if matches!(errno(&error), Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)) => {
             Ok(None)
         }
         rules => rules.map(Some).map_err(failed("list policy rules")),
