@@ -8,6 +8,8 @@ use std::io;
 use thiserror::Error;
 use ttrpc::proto::Code;
 
+use crate::streams::StreamError;
+
 /// Why a call failed.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -50,6 +52,12 @@ impl Error {
             Self::ShuttingDown => Code::UNAVAILABLE,
             Self::Internal(_) => Code::INTERNAL,
         }
+    }
+}
+
+impl From<StreamError> for Error {
+    fn from(error: StreamError) -> Self {
+        Self::FailedPrecondition(error.to_string())
     }
 }
 

@@ -8,13 +8,16 @@ pub mod log;
 pub mod transport;
 
 mod container;
+mod copy_tree;
 mod error;
 mod pod;
 mod poll;
 mod reaper;
 mod service;
+mod share;
 mod stats;
 mod streams;
+mod volumes;
 
 pub use container::{Role, run_helper};
 pub use error::Error;

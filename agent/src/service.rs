@@ -7,28 +7,32 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nacre_protocol::agent::{
+    AttachDiskRequest, AttachDiskResponse, ConnectPortRequest, ConnectPortResponse,
     ContainerStatsRequest, ContainerStatsResponse, CreateContainerRequest, CreateContainerResponse,
     DeleteContainerRequest, DeleteContainerResponse, DeleteExecRequest, DeleteExecResponse,
-    ExecRequest, ExecResponse, GuestStatsRequest, GuestStatsResponse, ListProcessesRequest,
-    ListProcessesResponse, PauseContainerRequest, PauseContainerResponse, ResizeTerminalRequest,
-    ResizeTerminalResponse, ResumeContainerRequest, ResumeContainerResponse, SetUpPodRequest,
-    SetUpPodResponse, ShutDownRequest, ShutDownResponse, SignalContainerRequest,
-    SignalContainerResponse, StartContainerRequest, StartContainerResponse, UpdateContainerRequest,
-    UpdateContainerResponse, WaitContainerRequest, WaitContainerResponse, WaitOutOfMemoryRequest,
-    WaitOutOfMemoryResponse,
+    DetachDiskRequest, DetachDiskResponse, ExecRequest, ExecResponse, GuestStatsRequest,
+    GuestStatsResponse, ListProcessesRequest, ListProcessesResponse, PauseContainerRequest,
+    PauseContainerResponse, RenewVolumeRequest, RenewVolumeResponse, ResizeTerminalRequest,
+    ResizeTerminalResponse, ResumeContainerRequest, ResumeContainerResponse, SetCpusRequest,
+    SetCpusResponse, SetUpPodRequest, SetUpPodResponse, ShutDownRequest, ShutDownResponse,
+    SignalContainerRequest, SignalContainerResponse, StartContainerRequest, StartContainerResponse,
+    UpdateContainerRequest, UpdateContainerResponse, UpdateNetworkRequest, UpdateNetworkResponse,
+    WaitContainerRequest, WaitContainerResponse, WaitOutOfMemoryRequest, WaitOutOfMemoryResponse,
 };
 use nacre_protocol::agent_ttrpc::{Agent, create_agent};
 use rustix::process::Signal;
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::container::{Container, Guest, Registry};
 use crate::error::Error;
-use crate::pod::Pod;
+use crate::pod::{Pod, disks, port};
 use crate::reaper::Reaper;
 use crate::stats;
 use crate::streams::{StreamTable, accept_streams};
 use crate::transport::Listener;
+use crate::volumes::Volumes;
 
 /// What the agent needs to serve.
 pub struct Serve {
@@ -60,14 +64,19 @@ pub async fn serve(setup: Serve) -> Result<Service, ttrpc::Error> {
             log::error!("orphans are not reaped: {error}");
         }
     });
+    let volumes = Arc::<Volumes>::default();
     let agent = Arc::new(AgentService {
         registry: Arc::new(Registry::new(Guest {
             binary: setup.binary,
             reaper,
-            streams,
+            streams: streams.clone(),
             pid_namespace: Arc::default(),
+            volumes: volumes.clone(),
+            directories: Arc::default(),
         })),
-        pod: Pod::default(),
+        volumes,
+        pod: Arc::default(),
+        streams,
         shutting_down: AtomicBool::new(false),
         shut_down: Notify::new(),
     });
@@ -96,7 +105,9 @@ impl Service {
 
 struct AgentService {
     registry: Arc<Registry>,
-    pod: Pod,
+    volumes: Arc<Volumes>,
+    pod: Arc<Pod>,
+    streams: Arc<StreamTable>,
     shutting_down: AtomicBool,
     shut_down: Notify,
 }
@@ -158,6 +169,16 @@ impl Agent for AgentService {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             ..SetUpPodResponse::default()
         })
+    }
+
+    async fn update_network(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateNetworkRequest,
+    ) -> ttrpc::Result<UpdateNetworkResponse> {
+        self.check_up()?;
+        self.pod.update_network(&request).await?;
+        Ok(UpdateNetworkResponse::default())
     }
 
     async fn create_container(
@@ -254,6 +275,17 @@ impl Agent for AgentService {
         Ok(DeleteExecResponse::default())
     }
 
+    async fn renew_volume(
+        &self,
+        _: &TtrpcContext,
+        request: RenewVolumeRequest,
+    ) -> ttrpc::Result<RenewVolumeResponse> {
+        self.check_up()?;
+        let volumes = self.volumes.clone();
+        to_the_end(async move { volumes.renew(&request).await }).await?;
+        Ok(RenewVolumeResponse::default())
+    }
+
     async fn delete_container(
         &self,
         _: &TtrpcContext,
@@ -292,7 +324,9 @@ impl Agent for AgentService {
         request: UpdateContainerRequest,
     ) -> ttrpc::Result<UpdateContainerResponse> {
         let container = self.container(&request.container_id)?;
-        container.update(&request.resources)?;
+        // A limit below what is used is reclaimed first, while others are served.
+        let updated = spawn_blocking(move || container.update(&request.resources)).await;
+        updated.map_err(|panic| Error::internal("the agent failed", panic))??;
         Ok(UpdateContainerResponse::default())
     }
 
@@ -302,8 +336,15 @@ impl Agent for AgentService {
         request: ListProcessesRequest,
     ) -> ttrpc::Result<ListProcessesResponse> {
         let container = self.container(&request.container_id)?;
+        let pids = container.processes()?;
+        let processes = if request.details {
+            self.registry.look(&container).await?
+        } else {
+            Vec::new()
+        };
         Ok(ListProcessesResponse {
-            pids: container.processes()?,
+            pids,
+            processes,
             ..ListProcessesResponse::default()
         })
     }
@@ -328,12 +369,67 @@ impl Agent for AgentService {
         })
     }
 
+    async fn attach_disk(
+        &self,
+        _: &TtrpcContext,
+        request: AttachDiskRequest,
+    ) -> ttrpc::Result<AttachDiskResponse> {
+        self.check_up()?;
+        Ok(to_the_end(disks::attach(request.device)).await?)
+    }
+
+    async fn detach_disk(
+        &self,
+        _: &TtrpcContext,
+        request: DetachDiskRequest,
+    ) -> ttrpc::Result<DetachDiskResponse> {
+        self.check_up()?;
+        to_the_end(disks::detach(request.device)).await?;
+        Ok(DetachDiskResponse::default())
+    }
+
+    async fn connect_port(
+        &self,
+        _: &TtrpcContext,
+        request: ConnectPortRequest,
+    ) -> ttrpc::Result<ConnectPortResponse> {
+        self.check_up()?;
+        let stream = self
+            .streams
+            .claim(request.stream)
+            .await
+            .map_err(Error::from)?;
+        let connection = port::connect(request.port).await?;
+        port::relay(stream, connection);
+        Ok(ConnectPortResponse::default())
+    }
+
+    async fn set_cpus(
+        &self,
+        _: &TtrpcContext,
+        request: SetCpusRequest,
+    ) -> ttrpc::Result<SetCpusResponse> {
+        self.check_up()?;
+        let pod = self.pod.clone();
+        to_the_end(async move { pod.set_cpus(request.cpus).await }).await?;
+        Ok(SetCpusResponse::default())
+    }
+
     async fn guest_stats(
         &self,
         _: &TtrpcContext,
-        _: GuestStatsRequest,
+        request: GuestStatsRequest,
     ) -> ttrpc::Result<GuestStatsResponse> {
-        Ok(stats::read()?)
+        let mut response = stats::read()?;
+        for id in request.container_ids {
+            // One that is not there, or goes at this moment, is left out.
+            if let Ok(container) = self.container(&id)
+                && let Ok(stats) = container.stats()
+            {
+                response.containers.insert(id, stats);
+            }
+        }
+        Ok(response)
     }
 
     async fn shut_down(

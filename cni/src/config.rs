@@ -196,15 +196,21 @@ impl PluginConfig {
     }
 }
 
-fn inlined(plugins: Vec<Fields>) -> Result<Vec<PluginConfig>, InvalidConfig> {
-    if plugins.is_empty() {
-        return Err(InvalidConfig::new("\"plugins\" is empty"));
-    }
-    if plugins.len() > MAX_PLUGINS {
+/// Refuses a network of more plugins than any has.
+pub(crate) fn refuse_too_many(plugins: usize) -> Result<(), InvalidConfig> {
+    if plugins > MAX_PLUGINS {
         return Err(InvalidConfig::new(format!(
             "\"plugins\" has more than {MAX_PLUGINS} entries"
         )));
     }
+    Ok(())
+}
+
+fn inlined(plugins: Vec<Fields>) -> Result<Vec<PluginConfig>, InvalidConfig> {
+    if plugins.is_empty() {
+        return Err(InvalidConfig::new("\"plugins\" is empty"));
+    }
+    refuse_too_many(plugins.len())?;
     plugins
         .into_iter()
         .enumerate()

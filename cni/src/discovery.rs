@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{InvalidConfig, MAX_CONFIG, NetworkConfig, PluginConfig};
+use crate::config::{InvalidConfig, MAX_CONFIG, NetworkConfig, PluginConfig, refuse_too_many};
 use crate::error::Error;
 use crate::file::read_bounded;
 use crate::names::NetworkName;
@@ -64,6 +64,8 @@ pub fn load(path: &Path) -> Result<NetworkConfig, Error> {
         for path in files(&siblings, &["conf"])? {
             let plugin = PluginConfig::from_json(&read(&path)?).map_err(at(&path))?;
             network.plugins.push(plugin);
+            // With those of the list: the result cache takes no more either.
+            refuse_too_many(network.plugins.len()).map_err(at(&path))?;
         }
     }
     if network.plugins.is_empty() {

@@ -122,3 +122,24 @@ fn a_huge_file_and_a_fifo_are_refused() {
     let error = load(&fifo).unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
 }
+
+#[test]
+fn the_plugins_of_a_list_and_of_its_directory_are_counted_together() {
+    let plugins: Vec<_> = (0..64)
+        .map(|number| (format!("n/{number:02}.conf"), r#"{"type": "t"}"#))
+        .collect();
+    let list = list("n", "t");
+    let mut files: Vec<_> = plugins
+        .iter()
+        .map(|(name, text)| (name.as_str(), *text))
+        .collect();
+    files.push(("n.conflist", &list));
+    let dir = dir(&files);
+    let error = load(&dir.path().join("n.conflist")).unwrap_err();
+    assert!(error.to_string().contains("more than 64"), "{error}");
+    fs::remove_file(dir.path().join("n/63.conf")).unwrap();
+    assert_eq!(
+        load(&dir.path().join("n.conflist")).unwrap().plugins.len(),
+        64
+    );
+}

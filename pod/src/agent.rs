@@ -4,11 +4,13 @@
 //! ends with the pod. What the agent answers is hostile: texts are bounded and
 //! escaped, numbers checked.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nacre_protocol::agent as messages;
 pub use nacre_protocol::agent::{
-    ContainerStatsResponse as ContainerStats, CpuStats, IoStats, MemoryStats,
+    ContainerStatsResponse as ContainerStats, CpuStats, GuestStatsResponse as GuestStats, IoStats,
+    MemoryStats,
 };
 use nacre_protocol::agent_ttrpc::AgentClient;
 use thiserror::Error;
@@ -16,15 +18,26 @@ use tokio::net::UnixStream;
 use ttrpc::context::{self, Context};
 use ttrpc::proto::Code;
 
+use crate::network::GuestView;
+use crate::processes::GuestProcess;
 use crate::stdio::TerminalSize;
 use crate::text;
 
-/// Deadline of calls that only look something up or send a signal.
-const QUICK: Duration = Duration::from_secs(10);
-/// Deadline of calls that read files of the share or run a program.
+/// Least that calls which read files of the share or run a program are given.
 const THOROUGH: Duration = Duration::from_secs(60);
 /// Deadline of calls without which the pod ends all the same.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Most processes of a container that are told of: a guest's kernel gives no more numbers,
+/// unless somebody has told it to, and what is made of each must not cost the host its memory.
+const MAX_PROCESSES: usize = 32 << 10;
+/// Most of them of which more is told than the number.
+const MAX_DETAILS: usize = 4096;
+
+/// Most block devices, and most counters of a file of cgroup v2, that are told of, and the
+/// longest name of such a counter in bytes. A kernel has some 60 counters in the longest file.
+const MAX_DEVICES: usize = 256;
+const MAX_COUNTERS: usize = 256;
+const MAX_COUNTER_NAME: usize = 64;
 
 /// Why a call to the agent failed. The kinds are those that containerd knows.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -126,6 +139,33 @@ pub struct ProcessEnd {
     pub oom_killed: bool,
 }
 
+/// A disk as the guest has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GuestDisk {
+    /// Its name in the guest's `/dev`.
+    pub name: String,
+    /// Number of its driver in the guest.
+    pub major: u32,
+    /// Its number among those of the driver.
+    pub minor: u32,
+}
+
+/// Longest name of a disk in bytes: the kernel's DISK_NAME_LEN.
+const MAX_DISK_NAME: usize = 32;
+
+impl GuestDisk {
+    /// What the agent said, if it makes sense.
+    fn new(said: messages::AttachDiskResponse) -> Option<Self> {
+        let is_name = (1..=MAX_DISK_NAME).contains(&said.name.len())
+            && said.name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_name.then_some(Self {
+            name: said.name,
+            major: said.major,
+            minor: said.minor,
+        })
+    }
+}
+
 /// A process of a pod: a container's first, or one that was executed in it later.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ProcessId<'a> {
@@ -150,6 +190,8 @@ impl<'a> ProcessId<'a> {
 #[derive(Clone)]
 pub struct Agent {
     client: AgentClient,
+    /// Deadline of calls that read files of the share or run a program.
+    thorough: Duration,
 }
 
 impl std::fmt::Debug for Agent {
@@ -177,13 +219,20 @@ fn deadline(duration: Duration) -> Context {
 }
 
 impl Agent {
-    /// Talks to the agent at the other end of `connection`.
+    /// Talks to the agent at the other end of `connection`. A machine on which a boot may
+    /// take longer than other calls do, `boot_timeout`, may be as slow at these.
     #[must_use]
-    pub fn new(connection: UnixStream) -> Self {
+    pub fn new(connection: UnixStream, boot_timeout: Duration) -> Self {
         let client = ttrpc::asynchronous::Client::new(connection.into());
         Self {
             client: AgentClient::new(client),
+            thorough: boot_timeout.max(THOROUGH),
         }
+    }
+
+    /// Deadline of calls that look something up, send a signal, or hold up others.
+    fn quick(&self) -> Duration {
+        self.thorough / 6
     }
 
     /// Prepares the guest for its first container.
@@ -194,11 +243,25 @@ impl Agent {
         &self,
         request: &messages::SetUpPodRequest,
     ) -> Result<GuestInfo, AgentError> {
-        let answer = call!(self.set_up_pod(request), THOROUGH)?;
+        let answer = call!(self.set_up_pod(request), self.thorough)?;
         Ok(GuestInfo {
             kernel_release: text::one_line(&answer.kernel_release),
             agent_version: text::one_line(&answer.agent_version),
         })
+    }
+
+    /// Makes the guest's network what it is now to be.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub(crate) async fn update_network(&self, view: GuestView) -> Result<(), AgentError> {
+        let request = messages::UpdateNetworkRequest {
+            interfaces: view.interfaces,
+            policy_rules: view.rules,
+            ..Default::default()
+        };
+        call!(self.update_network(&request), THOROUGH)?;
+        Ok(())
     }
 
     /// Makes a container whose process waits to be started; gives the process's
@@ -210,7 +273,7 @@ impl Agent {
         &self,
         request: &messages::CreateContainerRequest,
     ) -> Result<u32, AgentError> {
-        Ok(call!(self.create_container(request), THOROUGH)?.pid)
+        Ok(call!(self.create_container(request), self.thorough)?.pid)
     }
 
     /// Starts a container's process.
@@ -222,7 +285,7 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        call!(self.start_container(&request), THOROUGH)?;
+        call!(self.start_container(&request), self.thorough)?;
         Ok(())
     }
 
@@ -232,7 +295,7 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub async fn exec(&self, request: &messages::ExecRequest) -> Result<u32, AgentError> {
-        Ok(call!(self.exec(request), THOROUGH)?.pid)
+        Ok(call!(self.exec(request), self.thorough)?.pid)
     }
 
     /// Forgets a process that was executed later and has ended.
@@ -245,7 +308,7 @@ impl Agent {
             exec_id: process.exec.to_owned(),
             ..Default::default()
         };
-        call!(self.delete_exec(&request), QUICK)?;
+        call!(self.delete_exec(&request), self.quick())?;
         Ok(())
     }
 
@@ -266,7 +329,7 @@ impl Agent {
             all,
             ..Default::default()
         };
-        call!(self.signal_container(&request), QUICK)?;
+        call!(self.signal_container(&request), self.quick())?;
         Ok(())
     }
 
@@ -319,6 +382,20 @@ impl Agent {
         Ok(answer.kills)
     }
 
+    /// Connects an opened stream with a TCP port of the pod's localhost.
+    ///
+    /// # Errors
+    /// [`AgentError`], `FailedPrecondition` when nobody listens there.
+    pub async fn connect_port(&self, stream: u64, port: u16) -> Result<(), AgentError> {
+        let request = messages::ConnectPortRequest {
+            stream,
+            port: port.into(),
+            ..Default::default()
+        };
+        call!(self.connect_port(&request), self.quick())?;
+        Ok(())
+    }
+
     /// Sets the size of a process's terminal.
     ///
     /// # Errors
@@ -334,7 +411,7 @@ impl Agent {
             size: Some(terminal_size(size)).into(),
             ..Default::default()
         };
-        call!(self.resize_terminal(&request), QUICK)?;
+        call!(self.resize_terminal(&request), self.quick())?;
         Ok(())
     }
 
@@ -347,7 +424,7 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        call!(self.pause_container(&request), THOROUGH)?;
+        call!(self.pause_container(&request), self.thorough)?;
         Ok(())
     }
 
@@ -360,7 +437,7 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        call!(self.resume_container(&request), THOROUGH)?;
+        call!(self.resume_container(&request), self.thorough)?;
         Ok(())
     }
 
@@ -375,7 +452,20 @@ impl Agent {
             resources: resources.to_owned(),
             ..Default::default()
         };
-        call!(self.update_container(&request), THOROUGH)?;
+        call!(self.update_container(&request), self.thorough)?;
+        Ok(())
+    }
+
+    /// Has as many CPUs of the guest online, the boot CPU included.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub(crate) async fn set_cpus(&self, cpus: u8) -> Result<(), AgentError> {
+        let request = messages::SetCpusRequest {
+            cpus: cpus.into(),
+            ..Default::default()
+        };
+        call!(self.set_cpus(&request), self.thorough)?;
         Ok(())
     }
 
@@ -388,7 +478,28 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        Ok(call!(self.list_processes(&request), QUICK)?.pids)
+        let mut pids = call!(self.list_processes(&request), self.quick())?.pids;
+        pids.truncate(MAX_PROCESSES);
+        Ok(pids)
+    }
+
+    /// What the processes of a container are, the first one first. Of those that end meanwhile
+    /// nothing is told.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn look_at_processes(&self, id: &str) -> Result<Vec<GuestProcess>, AgentError> {
+        let request = messages::ListProcessesRequest {
+            container_id: id.to_owned(),
+            details: true,
+            ..Default::default()
+        };
+        let listed = call!(self.list_processes(&request), self.quick())?;
+        let first = listed.pids.first().copied();
+        let processes = listed.processes.iter().take(MAX_DETAILS);
+        let mut processes: Vec<_> = processes.map(GuestProcess::new).collect();
+        processes.sort_by_key(|process| (Some(process.pid) != first, process.pid));
+        Ok(processes)
     }
 
     /// What a container uses.
@@ -400,7 +511,41 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        call!(self.container_stats(&request), QUICK)
+        let mut stats = call!(self.container_stats(&request), self.quick())?;
+        bound(&mut stats);
+        Ok(stats)
+    }
+
+    /// What the guest as a whole uses, and these containers of it, asked in one call.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn guest_stats(&self, containers: Vec<String>) -> Result<GuestStats, AgentError> {
+        let request = messages::GuestStatsRequest {
+            container_ids: containers,
+            ..Default::default()
+        };
+        let mut stats = call!(self.guest_stats(&request), self.quick())?;
+        let asked = &request.container_ids;
+        stats.containers.retain(|id, _| asked.contains(id));
+        stats.containers.shrink_to_fit();
+        stats.containers.values_mut().for_each(bound);
+        Ok(stats)
+    }
+
+    /// Has the guest renew its copy of a volume, whose content is in the directory `current`
+    /// of it.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub(crate) async fn renew_volume(&self, id: &str, current: Vec<u8>) -> Result<(), AgentError> {
+        let request = messages::RenewVolumeRequest {
+            volume_id: id.to_owned(),
+            current,
+            ..Default::default()
+        };
+        call!(self.renew_volume(&request), self.thorough)?;
+        Ok(())
     }
 
     /// Removes a container that has ended.
@@ -412,7 +557,33 @@ impl Agent {
             container_id: id.to_owned(),
             ..Default::default()
         };
-        call!(self.delete_container(&request), THOROUGH)?;
+        call!(self.delete_container(&request), self.thorough)?;
+        Ok(())
+    }
+
+    /// Has the guest look at a device that a disk was given to.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub(crate) async fn attach_disk(&self, device: u32) -> Result<GuestDisk, AgentError> {
+        let request = messages::AttachDiskRequest {
+            device,
+            ..Default::default()
+        };
+        let disk = call!(self.attach_disk(&request), self.thorough)?;
+        GuestDisk::new(disk).ok_or(AgentError::Nonsense("attach_disk"))
+    }
+
+    /// Has the guest let go of a device.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub(crate) async fn detach_disk(&self, device: u32) -> Result<(), AgentError> {
+        let request = messages::DetachDiskRequest {
+            device,
+            ..Default::default()
+        };
+        call!(self.detach_disk(&request), self.quick())?;
         Ok(())
     }
 
@@ -425,6 +596,33 @@ impl Agent {
         call!(self.shut_down(&request), FAREWELL)?;
         Ok(())
     }
+}
+
+/// Leaves of what a container is said to use only what a kernel would say: each entry of the
+/// answer becomes many times its size on the way to whoever asked.
+fn bound(stats: &mut ContainerStats) {
+    stats.io.truncate(MAX_DEVICES);
+    stats.io.shrink_to_fit();
+    if let Some(memory) = stats.memory.as_mut() {
+        bound_counters(&mut memory.stat);
+        bound_counters(&mut memory.events);
+    }
+}
+
+fn bound_counters(counters: &mut HashMap<String, u64>) {
+    let is_name = |name: &str| {
+        let is_fit = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'.')
+        };
+        (1..=MAX_COUNTER_NAME).contains(&name.len()) && name.bytes().all(is_fit)
+    };
+    let mut room = MAX_COUNTERS;
+    counters.retain(|name, _| {
+        let kept = room > 0 && is_name(name);
+        room -= usize::from(kept);
+        kept
+    });
+    counters.shrink_to_fit();
 }
 
 /// The protocol's form of a terminal's size.

@@ -48,6 +48,28 @@ impl agent_ttrpc::Agent for FakeAgent {
         })
     }
 
+    async fn container_stats(
+        &self,
+        _: &TtrpcContext,
+        _: messages::ContainerStatsRequest,
+    ) -> ttrpc::Result<ContainerStats> {
+        Ok(too_much())
+    }
+
+    async fn guest_stats(
+        &self,
+        _: &TtrpcContext,
+        _: messages::GuestStatsRequest,
+    ) -> ttrpc::Result<GuestStats> {
+        let containers = (0..1000).map(|number| (number.to_string(), ContainerStats::new()));
+        let mut stats = GuestStats {
+            containers: containers.collect(),
+            ..Default::default()
+        };
+        stats.containers.insert("7".into(), too_much());
+        Ok(stats)
+    }
+
     async fn set_up_pod(
         &self,
         _: &TtrpcContext,
@@ -57,6 +79,23 @@ impl agent_ttrpc::Agent for FakeAgent {
             kernel_release: format!("6.12\u{1b}c{}", "x".repeat(1 << 20)),
             ..Default::default()
         })
+    }
+}
+
+/// More than a container can use.
+fn too_much() -> ContainerStats {
+    let counters = (0..1000).map(|number| (format!("counter.{number}_x"), number));
+    let mut memory = MemoryStats {
+        stat: counters.collect(),
+        ..Default::default()
+    };
+    for name in ["", "Anon", "\u{1b}", &"x".repeat(65), "oom_kill"] {
+        memory.events.insert(name.into(), 1);
+    }
+    ContainerStats {
+        io: vec![IoStats::new(); 1000],
+        memory: Some(memory).into(),
+        ..Default::default()
     }
 }
 
@@ -75,7 +114,7 @@ async fn connect() -> (Agent, Server) {
         .add_listener(listener)
         .register_service(service);
     server.start().await.unwrap();
-    (Agent::new(into_tokio(ours)), server)
+    (Agent::new(into_tokio(ours), Duration::ZERO), server)
 }
 
 #[tokio::test]
@@ -139,6 +178,25 @@ async fn what_the_guest_says_of_itself_is_bounded() {
 }
 
 #[tokio::test]
+async fn what_containers_are_said_to_use_is_bounded() {
+    let (agent, _server) = connect().await;
+    let asked = ["7", "8", "absent"].map(String::from).to_vec();
+    let mut guest = agent.guest_stats(asked).await.unwrap();
+    let mut containers: Vec<_> = guest.containers.keys().cloned().collect();
+    containers.sort();
+    assert_eq!(containers, ["7", "8"]);
+    for stats in [
+        agent.container_stats("7").await.unwrap(),
+        guest.containers.remove("7").unwrap(),
+    ] {
+        assert_eq!(stats.io.len(), MAX_DEVICES);
+        assert_eq!(stats.memory.stat.len(), MAX_COUNTERS);
+        let events: Vec<_> = stats.memory.events.iter().collect();
+        assert_eq!(events, [(&"oom_kill".to_owned(), &1)]);
+    }
+}
+
+#[tokio::test]
 async fn a_call_that_the_agent_does_not_know_is_an_error() {
     let (agent, _server) = connect().await;
     assert!(agent.shut_down().await.is_err());
@@ -149,7 +207,7 @@ async fn a_guest_that_leaves_or_talks_rubbish_is_disconnected() {
     use std::io::Write;
     for rubbish in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 4096]] {
         let (ours, mut theirs) = StdStream::pair().unwrap();
-        let agent = Agent::new(into_tokio(ours));
+        let agent = Agent::new(into_tokio(ours), Duration::ZERO);
         theirs.write_all(rubbish).unwrap();
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(agent.start_container("fine").await.is_err());

@@ -3,6 +3,7 @@
 //! [`launch`] returns as soon as the monitor's process exists, so that the share
 //! is filled while the kernel boots; [`Booting::ready`] waits for the rest.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
@@ -23,7 +24,7 @@ use crate::cgroup::HostCgroup;
 use crate::diagnosis::{Diagnosis, Evidence};
 use crate::host::PrivateMounts;
 use crate::monitor::{Machine, State};
-use crate::network::Nic;
+use crate::network::{Changes, Nic};
 
 /// Bytes of randomness that a guest gets for its own generator.
 const SEED: usize = 64;
@@ -39,6 +40,8 @@ pub struct BootConfig<'a> {
     pub initramfs: &'a Path,
     /// Number of vCPUs.
     pub vcpus: u8,
+    /// How many of them are online when the pod is ready.
+    pub cpus_online: u8,
     /// Guest memory in MiB.
     pub memory_mib: u64,
     /// The guest's kernel logs everything, not only errors.
@@ -47,6 +50,8 @@ pub struct BootConfig<'a> {
     pub timeout: Duration,
     /// Network interfaces besides `lo`.
     pub nics: Vec<Nic>,
+    /// What may change of them while the pod runs.
+    pub changes: Option<Changes>,
     /// Host name of the guest; empty keeps the kernel's.
     pub hostname: String,
     /// The cgroup of the host to run in; `None`: the caller's.
@@ -124,6 +129,7 @@ fn kvm_advice(error: &io::Error) -> &'static str {
 pub struct Booting {
     machine: Machine,
     set_up: SetUpPodRequest,
+    changes: Option<Changes>,
     timeout: Duration,
 }
 
@@ -133,6 +139,7 @@ pub(crate) struct Booted {
     pub(crate) machine: Machine,
     pub(crate) agent: Agent,
     pub(crate) guest: GuestInfo,
+    pub(crate) changes: Option<Changes>,
 }
 
 /// Starts the monitor. Call it on a thread that lasts: the monitor ends with it.
@@ -174,6 +181,7 @@ pub fn launch(config: BootConfig<'_>, mounts: &PrivateMounts) -> Result<Booting,
     Ok(Booting {
         machine,
         set_up,
+        changes: config.changes,
         timeout: config.timeout,
     })
 }
@@ -182,7 +190,7 @@ fn set_up_request(config: &BootConfig<'_>) -> SetUpPodRequest {
     let nics = config.nics.iter();
     SetUpPodRequest {
         hostname: config.hostname.clone(),
-        cpus: config.vcpus.into(),
+        cpus: config.cpus_online.into(),
         interfaces: nics.clone().map(|nic| nic.interface.clone()).collect(),
         policy_rules: nics.flat_map(|nic| nic.policy_rules.clone()).collect(),
         ..Default::default()
@@ -246,6 +254,21 @@ impl Booting {
         self
     }
 
+    /// Gives the guest the content of `/etc/hosts`, for containers that
+    /// [mount](crate::spec::Bundle::mount_pod_files) it; empty for none.
+    #[must_use]
+    pub fn with_hosts(mut self, content: String) -> Self {
+        self.set_up.hosts = content;
+        self
+    }
+
+    /// Sets kernel parameters of the pod by their names, as `linux.sysctl` of a bundle.
+    #[must_use]
+    pub fn with_sysctls(mut self, parameters: HashMap<String, String>) -> Self {
+        self.set_up.sysctls = parameters;
+        self
+    }
+
     /// Waits for the agent and prepares the guest.
     ///
     /// # Errors
@@ -256,13 +279,17 @@ impl Booting {
             return Err(BootError::Guest(Box::new(self.diagnose().await)));
         }
         let connection = self.machine.connect(AGENT_PORT).await;
-        let agent = Agent::new(connection.map_err(BootError::system("connection to the agent"))?);
+        let agent = Agent::new(
+            connection.map_err(BootError::system("connection to the agent"))?,
+            self.timeout,
+        );
         self.fill_in_set_up()?;
         match agent.set_up_pod(&self.set_up).await {
             Ok(guest) => Ok(Booted {
                 machine: self.machine,
                 agent,
                 guest,
+                changes: self.changes,
             }),
             Err(AgentError::Disconnected(_) | AgentError::DeadlineExceeded(_)) => {
                 Err(BootError::Guest(Box::new(self.diagnose().await)))

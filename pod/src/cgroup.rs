@@ -6,7 +6,8 @@
 //! enforces them; the guest's memory bounds the whole.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,6 +16,10 @@ use thiserror::Error;
 
 /// Where cgroup version 2 is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
+
+/// The file of a cgroup's processes, and what a process calls itself there.
+const MEMBERS: &str = "cgroup.procs";
+const MYSELF: &[u8] = b"0";
 
 /// Why the monitor cannot be put where `linux.cgroupsPath` says.
 #[derive(Debug, Error)]
@@ -79,7 +84,7 @@ impl HostCgroup {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&place, flags, Mode::empty())
             .map_err(|error| failed(&place, error))?;
-        let delegates = std::fs::read_to_string(place.join("cgroup.subtree_control"));
+        let delegates = fs::read_to_string(place.join("cgroup.subtree_control"));
         if delegates.is_ok_and(|controllers| !controllers.trim().is_empty()) {
             return Err(CgroupError::Path {
                 path: path.to_owned(),
@@ -103,12 +108,42 @@ impl HostCgroup {
         }
     }
 
+    /// Moves the calling process there, so that it is accounted for with the pod.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn join(&self) -> io::Result<Joined> {
+        let before = fs::read_to_string("/proc/self/cgroup")?;
+        let before = before.lines().find_map(|line| line.strip_prefix("0::/"));
+        let before = Path::new(ROOT).join(before.ok_or(io::ErrorKind::NotFound)?);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let members = rustix::fs::openat(&self.dir, MEMBERS, flags, Mode::empty())?;
+        fs::File::from(members).write_all(MYSELF)?;
+        Ok(Joined { before })
+    }
+
     /// The directory, for a process to be born in.
     ///
     /// # Errors
     /// When there is no free descriptor.
     pub fn dir(&self) -> io::Result<OwnedFd> {
         self.dir.try_clone()
+    }
+}
+
+/// The calling process's place in a cgroup. Dropping it moves it back to where it was, so
+/// that the cgroup can be removed.
+#[derive(Debug)]
+pub struct Joined {
+    before: PathBuf,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let members = self.before.join(MEMBERS);
+        if let Err(error) = fs::write(&members, MYSELF) {
+            log::debug!("{}: {error}", members.display());
+        }
     }
 }
 

@@ -146,3 +146,28 @@ fn hostile_last_words_are_bounded() {
         "{message}"
     );
 }
+
+#[test]
+fn the_troubleshooting_page_tells_of_every_cause() {
+    let page = include_str!("../../docs/troubleshooting.md");
+    let other = || "…".to_owned();
+    for cause in [
+        Cause::Monitor(other()),
+        Cause::MonitorEndedEarly(other()),
+        Cause::MonitorEnded(other()),
+        Cause::Panic(other()),
+        Cause::TooLittleMemory(other()),
+        Cause::TripleFault,
+        Cause::ResetEarly,
+        Cause::Reset,
+        Cause::NoKernel(Duration::ZERO),
+        Cause::NoAgent(Duration::ZERO),
+        Cause::AgentSilent,
+        Cause::AgentDied,
+    ] {
+        let message = cause.to_string();
+        // Up to what differs from one time to the next.
+        let words = message.split([':', '(', '0']).next().unwrap().trim_end();
+        assert!(page.contains(words), "{words}");
+    }
+}

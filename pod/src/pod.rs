@@ -5,15 +5,24 @@ use std::time::Duration;
 
 use nacre_protocol::agent::{CreateContainerRequest, ExecRequest, Stdio as StdioRequest};
 use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
-use crate::agent::{Agent, AgentError, ContainerStats, GuestInfo, ProcessEnd, ProcessId};
+use crate::agent::{
+    Agent, AgentError, ContainerStats, GuestInfo, GuestStats, ProcessEnd, ProcessId,
+};
 use crate::boot::{self, BootError, Booted, Booting};
 use crate::diagnosis::Diagnosis;
+use crate::disks::{AttachError, Disks, Ends, Lease};
 use crate::monitor::Machine;
+use crate::network::{Changes, Counters};
 use crate::process::{Process, Streams};
+use crate::processes::GuestProcess;
 use crate::spec::{self, Bundle, Refusal};
+use crate::status::InterfaceReport;
 use crate::stdio::{Pumps, Stdio, TerminalSize};
 use crate::timing::Timing;
+use crate::volumes::Volumes;
 
 /// How long a guest that was asked to power off may take for it.
 const POWER_OFF: Duration = Duration::from_secs(2);
@@ -28,7 +37,7 @@ pub enum PodError {
     #[error("{0}")]
     Gone(Box<Diagnosis>),
     /// A stream to the guest, or its descriptor on the host, failed.
-    #[error("cannot connect the container's {stream}: {source}")]
+    #[error("cannot open a stream to the guest ({stream}): {source}")]
     Stream {
         /// Which.
         stream: &'static str,
@@ -38,6 +47,9 @@ pub enum PodError {
     /// A field of a further process asks for what cannot be done.
     #[error("{0}")]
     Refused(Refusal),
+    /// A block device of the host could not be attached.
+    #[error(transparent)]
+    Disk(#[from] AttachError),
     /// The specification could not be written for the guest.
     #[error("cannot write the specification for the guest: {0}")]
     Spec(#[from] serde_json::Error),
@@ -58,6 +70,60 @@ pub struct Pod {
     agent: Agent,
     guest: GuestInfo,
     streams: Streams,
+    disks: Disks,
+    /// Tells the guest of changes of its network.
+    _follower: Option<Follower>,
+    counters: Option<Counters>,
+    volumes: Volumes,
+}
+
+/// What a pod uses, as its monitor says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct MachineUsage {
+    /// VM exits that reached the monitor.
+    pub exits: u64,
+    /// Bytes of guest memory that the host has pages for.
+    pub memory_resident: u64,
+}
+
+/// When a guest that could not follow a change is told again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A task that ends when this is dropped.
+#[derive(Debug)]
+struct Follower(JoinHandle<()>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Has the guest follow what changes in its network namespace.
+fn follow(changes: Changes, agent: Agent) -> Option<(Follower, Counters)> {
+    let (mut views, counters) = match changes.watch() {
+        Ok(watched) => watched,
+        Err(error) => {
+            log::warn!("changes of the pod's network do not reach the guest: {error}");
+            return None;
+        }
+    };
+    let task = tokio::spawn(async move {
+        while views.changed().await.is_ok() {
+            let view = views.borrow_and_update().clone();
+            match agent.update_network(view).await {
+                Ok(()) => {}
+                // There is nobody any more; the watch ends with this task.
+                Err(AgentError::Disconnected(_)) => return,
+                Err(error) => {
+                    log::warn!("a change of the pod's network does not reach the guest: {error}");
+                    tokio::time::sleep(RETRY).await;
+                    views.mark_changed();
+                }
+            }
+        }
+    });
+    Some((Follower(task), counters))
 }
 
 impl Pod {
@@ -70,6 +136,7 @@ impl Pod {
             machine,
             agent,
             guest,
+            changes,
         } = booting.ready().await?;
         let state = machine.state();
         let state = state.borrow();
@@ -78,11 +145,17 @@ impl Pod {
         timing.agent_ready = state.ready.map(|(ready, _)| ready);
         timing.exits_until_ready = state.ready.map(|(_, exits)| exits);
         drop(state);
+        let followed = changes.and_then(|changes| follow(changes, agent.clone()));
+        let (follower, counters) = followed.unzip();
         Ok(Self {
             machine,
+            volumes: Volumes::new(agent.clone()),
             agent,
             guest,
             streams: Streams::default(),
+            disks: Disks::default(),
+            _follower: follower,
+            counters,
         })
     }
 
@@ -109,18 +182,51 @@ impl Pod {
         bundle: &Bundle,
         stdio: Stdio,
     ) -> Result<Process, PodError> {
+        let attached = self.disks.attach(self.ends(), id, bundle.disks()).await;
+        let lease = match attached {
+            Err(AttachError::Agent(error)) => self.explain(Err(error)).await?,
+            attached => attached?,
+        };
+        let created = self.create_with(id, bundle, stdio, &lease).await;
+        if created.is_err() {
+            self.disks.undo(self.ends(), id, &lease).await;
+        }
+        created
+    }
+
+    /// Makes the container once its disks are attached.
+    async fn create_with(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        stdio: Stdio,
+        lease: &Lease,
+    ) -> Result<Process, PodError> {
         let (stdio, pumps) = self.connect(stdio).await?;
         let request = CreateContainerRequest {
             container_id: id.to_owned(),
-            spec: bundle.guest_spec(id)?,
+            spec: bundle.guest_spec(&lease.guest)?,
             stdio: Some(stdio).into(),
             pid_namespace: bundle.pid_namespace().into(),
+            copied_volumes: self.volumes.add(id, bundle),
+            directories: bundle.directories(),
             ..Default::default()
         };
         let created = self.agent.create_container(&request).await;
+        if created.is_err() {
+            self.volumes.remove(id);
+        }
         let pid = self.explain(created).await?;
         let id = ProcessId::first_of(id);
         Ok(Process::new(id, pid, self.agent.clone(), pumps))
+    }
+
+    /// Who has to agree on disks.
+    fn ends(&self) -> Ends<'_> {
+        Ends {
+            machine: &self.machine,
+            agent: &self.agent,
+        }
     }
 
     /// Starts a further process in a running container; `process` is JSON as in
@@ -265,11 +371,29 @@ impl Pod {
         self.explain(updated).await
     }
 
+    /// Has as many CPUs of the guest online, of those that it was born with.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn set_cpus(&self, cpus: u8) -> Result<(), PodError> {
+        let set = self.agent.set_cpus(cpus).await;
+        self.explain(set).await
+    }
+
+    /// A container's processes, the first one first.
+    ///
+    /// # Errors
+    /// [`PodError`].
+    pub async fn processes(&self, container: &str) -> Result<Vec<GuestProcess>, PodError> {
+        let seen = self.agent.look_at_processes(container).await;
+        self.explain(seen).await
+    }
+
     /// Numbers of a container's processes in the guest, the first one's first.
     ///
     /// # Errors
     /// [`PodError`].
-    pub async fn processes(&self, container: &str) -> Result<Vec<u32>, PodError> {
+    pub async fn process_numbers(&self, container: &str) -> Result<Vec<u32>, PodError> {
         let listed = self.agent.list_processes(container).await;
         self.explain(listed).await
     }
@@ -283,12 +407,29 @@ impl Pod {
         self.explain(stats).await
     }
 
-    /// Removes a container that has ended, and all processes executed in it.
+    /// Connects with a TCP port of the pod's localhost.
+    ///
+    /// # Errors
+    /// [`PodError`]; the agent's `FailedPrecondition` when nobody listens there.
+    pub async fn connect_port(&self, port: u16) -> Result<UnixStream, PodError> {
+        let (id, stream) = self.streams.open(&self.machine, "connection").await?;
+        let connected = self.agent.connect_port(id, port).await;
+        self.explain(connected).await?;
+        Ok(stream)
+    }
+
+    /// Removes a container that has ended, and all processes executed in it, and detaches the
+    /// block devices that only it has used.
     ///
     /// # Errors
     /// [`PodError`].
     pub async fn delete_container(&self, container: &str) -> Result<(), PodError> {
         let deleted = self.agent.delete_container(container).await;
+        // It may have gone by a call that nobody waited for to its end.
+        if matches!(deleted, Ok(()) | Err(AgentError::NotFound(_))) {
+            self.volumes.remove(container);
+            self.disks.release(self.ends(), container).await;
+        }
         self.explain(deleted).await
     }
 
@@ -307,6 +448,45 @@ impl Pod {
             timing.exits = Some(stats.exits.total());
             timing.memory_touched = Some(stats.memory_touched);
         }
+    }
+
+    /// What the virtual machine uses; `None` if the monitor does not answer.
+    pub async fn machine_usage(&self) -> Option<MachineUsage> {
+        let stats = self.machine.stats().await?;
+        Some(MachineUsage {
+            exits: stats.exits.total(),
+            memory_resident: stats.memory_touched,
+        })
+    }
+
+    /// What the guest as a whole uses, and these containers of it, as its agent says.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn guest_stats(&self, containers: Vec<String>) -> Result<GuestStats, AgentError> {
+        self.agent.guest_stats(containers).await
+    }
+
+    /// What has gone through the pod's network interfaces; empty if it has none, or it cannot
+    /// be told.
+    pub async fn interfaces(&self) -> Vec<InterfaceReport> {
+        match &self.counters {
+            Some(counters) => counters.read().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// The newest part of the guest's console, which is hostile text; `None` if the monitor
+    /// does not answer.
+    pub async fn console(&self) -> Option<String> {
+        self.machine.console().await
+    }
+
+    /// The newest part of the monitor's log. Some of it comes from a process that the guest
+    /// may have taken over.
+    #[must_use]
+    pub fn monitor_log(&self) -> String {
+        self.machine.log().so_far()
     }
 
     /// Waits until the pod is no more, or of no more use, makes sure of the

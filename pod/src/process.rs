@@ -14,7 +14,7 @@ use crate::agent::{self, Agent, AgentError, ProcessId};
 use crate::monitor::Machine;
 use crate::pod::PodError;
 use crate::stdio::{Pumps, Stdio, TerminalSize};
-use crate::timing::Timing;
+use crate::timing::{FirstOutput, Timing};
 
 /// Opens streams, each under a number of its own.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl Streams {
     }
 
     /// Opens a stream and sends its header.
-    async fn open(
+    pub(crate) async fn open(
         &self,
         machine: &Machine,
         name: &'static str,
@@ -121,10 +121,16 @@ impl Process {
         self.control.clone()
     }
 
+    /// When its output begins.
+    #[must_use]
+    pub fn first_output(&self) -> FirstOutput {
+        self.pumps.first_output()
+    }
+
     /// Waits until all output of the process, which has ended, is written.
     pub async fn drain(&mut self, timing: &mut Timing) {
         self.pumps.drain().await;
-        timing.first_output = self.pumps.first_output();
+        timing.first_output = self.first_output().at();
     }
 }
 

@@ -3,6 +3,9 @@
 /// Longest line that is shown, in characters.
 const MAX_LINE: usize = 240;
 
+/// Begins the mark of a message's level, of which a kernel's console shows this much.
+const LEVEL: char = '\u{1}';
+
 /// The last `count` lines of what a guest wrote, each bounded, with control
 /// characters escaped so that none of them reaches a terminal.
 #[must_use]
@@ -12,7 +15,7 @@ pub fn last_lines(text: &str, count: usize) -> Vec<String> {
         .filter(|line| line.chars().any(|c| !c.is_control() && !c.is_whitespace()))
         .take(count)
         // The kernel's marks of a message's level, which precede it.
-        .map(|line| one_line(line.trim_start_matches('\u{1}')))
+        .map(|line| one_line(line.trim_start_matches(LEVEL)))
         .collect();
     lines.reverse();
     lines
@@ -34,6 +37,25 @@ pub fn one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// A text of somebody else, of any length, with its lines and tabs but without any other
+/// control character.
+#[must_use]
+pub fn lines(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => plain.push(character),
+            // Before a line feed it means nothing, and elsewhere that a line is written over.
+            '\r' => {}
+            // The kernel's marks of a message's level.
+            LEVEL => {}
+            _ if is_plain(character) => plain.push(character),
+            _ => plain.extend(character.escape_default()),
+        }
+    }
+    plain
 }
 
 /// Neither a control character nor one that changes the direction of text.
@@ -64,6 +86,14 @@ mod tests {
         );
         assert_eq!(one_line("a\u{202e}b"), "a\\u{202e}b");
         assert_eq!(one_line("grün\n"), "grün");
+    }
+
+    #[test]
+    fn lines_stay_lines_and_nothing_else_moves_the_cursor() {
+        assert_eq!(
+            lines("\u{1}a\tb\r\nc\rd\u{8}\u{1b}[2J\u{202e}"),
+            "a\tb\ncd\\u{8}\\u{1b}[2J\\u{202e}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! When a pod reached what, and what it cost.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -29,6 +30,23 @@ impl Moment {
     }
 }
 
+/// When the first byte of a process's output came, told to whoever asks.
+#[derive(Clone, Debug, Default)]
+pub struct FirstOutput(Arc<OnceLock<Moment>>);
+
+impl FirstOutput {
+    /// `None` until it has come.
+    #[must_use]
+    pub fn at(&self) -> Option<Moment> {
+        self.0.get().copied()
+    }
+
+    /// Some output has come now.
+    pub(crate) fn came(&self) {
+        self.0.get_or_init(Moment::now);
+    }
+}
+
 /// The phases of a pod's start, each with its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -40,6 +58,8 @@ pub struct Timing {
     pub kernel_entered: Option<Moment>,
     /// The agent connected to the host.
     pub agent_ready: Option<Moment>,
+    /// A container was asked for, where that was after the pod was ready.
+    pub container_requested: Option<Moment>,
     /// The container waited to be started.
     pub container_created: Option<Moment>,
     /// The first byte of the container's output reached the front door.
@@ -65,6 +85,7 @@ impl Timing {
             monitor_up: None,
             kernel_entered: None,
             agent_ready: None,
+            container_requested: None,
             container_created: None,
             first_output: None,
             container_ended: None,
@@ -82,6 +103,7 @@ impl Timing {
             ("monitor up", self.monitor_up),
             ("kernel entered", self.kernel_entered),
             ("agent ready", self.agent_ready),
+            ("container requested", self.container_requested),
             ("container created", self.container_created),
             ("first output", self.first_output),
             ("container ended", self.container_ended),

@@ -40,11 +40,32 @@ pub const SHARE_TAG: &str = "nacre";
 /// Where the agent mounts the share in the guest.
 pub const GUEST_SHARE: &str = "/run/nacre/share";
 
-/// Guest path of the pod's resolv.conf, once a `SetUpPod` has carried its content.
+/// Guest path of the containers' `/etc/resolv.conf`, once a `SetUpPod` has carried its content.
 ///
-/// Besides paths below [`GUEST_SHARE`], a container may have this file and
-/// [`GUEST_SHARED_MEMORY`] bind-mounted.
+/// Besides paths below [`GUEST_SHARE`], a container may have this file, [`GUEST_HOSTS`],
+/// [`GUEST_HOSTNAME`] and [`GUEST_SHARED_MEMORY`] bind-mounted.
 pub const GUEST_RESOLV_CONF: &str = "/run/nacre/resolv.conf";
+
+/// Guest path of the containers' `/etc/hosts`, once a `SetUpPod` has carried its content.
+pub const GUEST_HOSTS: &str = "/run/nacre/hosts";
+
+/// Guest path of the containers' `/etc/hostname`, once a `SetUpPod` has named the guest.
+pub const GUEST_HOSTNAME: &str = "/run/nacre/hostname";
+
+/// Character devices that the guest has as the host does: major and minor.
+pub const GUEST_DEVICES: &[(i64, i64)] = &[
+    (1, 3),    // null
+    (1, 5),    // zero
+    (1, 7),    // full
+    (1, 8),    // random
+    (1, 9),    // urandom
+    (1, 11),   // kmsg
+    (5, 0),    // tty
+    (5, 1),    // console
+    (5, 2),    // ptmx
+    (10, 200), // net/tun
+    (10, 229), // fuse
+];
 
 /// Guest directory of POSIX shared memory, one for all containers of the pod.
 pub const GUEST_SHARED_MEMORY: &str = "/dev/shm";

@@ -24,13 +24,25 @@ pub(crate) const SANDBOX_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-perio
 /// The pod's memory limit in bytes.
 pub(crate) const SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 
+/// The pod's name, namespace and UID in Kubernetes.
+pub(crate) const SANDBOX_NAME: &str = "io.kubernetes.cri.sandbox-name";
+pub(crate) const SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
+pub(crate) const SANDBOX_UID: &str = "io.kubernetes.cri.sandbox-uid";
+/// The container's name in its pod.
+const CONTAINER_NAME: &str = "io.kubernetes.cri.container-name";
+
 /// Memory of the guest in MiB, all included.
 pub(crate) const MEMORY: &str = "io.nacre.memory-mib";
 /// vCPUs of the guest.
 pub(crate) const VCPUS: &str = "io.nacre.vcpus";
 
+/// Memory in MiB that the guest may grow to while the pod runs.
+pub(crate) const MAX_MEMORY: &str = "io.nacre.max-memory-mib";
+/// vCPUs that it may grow to.
+pub(crate) const MAX_VCPUS: &str = "io.nacre.max-vcpus";
+
 /// By which a pod may size itself, as far as the configuration allows.
-pub(crate) const SIZING: [&str; 2] = [MEMORY, VCPUS];
+pub(crate) const SIZING: [&str; 4] = [MEMORY, VCPUS, MAX_MEMORY, MAX_VCPUS];
 
 /// Annotations of a specification or a request.
 pub(crate) type Annotations = HashMap<String, String>;
@@ -63,6 +75,12 @@ pub(crate) fn read(bundle: &Path) -> Result<Annotations, SpecError> {
         Ok(spec) => Ok(spec.annotations.unwrap_or_default()),
         Err(source) => Err(SpecError { path, source }),
     }
+}
+
+/// Name in its pod of a bundle's container, if CRI has told it.
+pub(crate) fn container_name(bundle: &Path) -> Option<String> {
+    // A bundle that cannot be read is refused elsewhere.
+    read(bundle).ok()?.remove(CONTAINER_NAME)
 }
 
 /// What a container with these annotations is to its pod.

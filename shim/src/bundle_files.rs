@@ -14,8 +14,8 @@ pub(crate) const PID: &str = "shim.pid";
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    fs::write(&new, content)?;
-    fs::rename(&new, path).inspect_err(|_| {
+    let written = fs::write(&new, content).and_then(|()| fs::rename(&new, path));
+    written.inspect_err(|_| {
         let _ = fs::remove_file(&new);
     })
 }

@@ -51,6 +51,11 @@ pub(crate) struct Config {
     /// What a guest gets beside its pod's memory limit, MiB: kernel, agent,
     /// page tables, caches.
     pub(crate) overhead_memory_mib: u64,
+    /// Memory that a guest may grow to while its pod runs, MiB; what is below the guest's
+    /// size, as 0, is no room to grow.
+    pub(crate) max_memory_mib: u64,
+    /// vCPUs that it may grow to.
+    pub(crate) max_vcpus: u8,
     /// How long a guest may take until its agent serves, seconds.
     pub(crate) boot_timeout_secs: u32,
     /// Annotations by which a pod may size itself.
@@ -66,6 +71,8 @@ impl Default for Config {
             default_memory_mib: 512,
             default_vcpus: 1,
             overhead_memory_mib: 128,
+            max_memory_mib: 0,
+            max_vcpus: 0,
             boot_timeout_secs: 30,
             pod_annotations: annotations::SIZING.map(str::to_owned).to_vec(),
         }
@@ -113,16 +120,23 @@ impl Config {
         if !(1..=MAX_VCPUS).contains(&self.default_vcpus) {
             return Err(("default_vcpus", format!("must be 1 to {MAX_VCPUS}")));
         }
-        if self.overhead_memory_mib > MAX_MEMORY_MIB {
-            let reason = format!("must be at most {MAX_MEMORY_MIB}");
-            return Err(("overhead_memory_mib", reason));
+        for (key, mib) in [
+            ("overhead_memory_mib", self.overhead_memory_mib),
+            ("max_memory_mib", self.max_memory_mib),
+        ] {
+            if mib > MAX_MEMORY_MIB {
+                return Err((key, format!("must be at most {MAX_MEMORY_MIB}")));
+            }
+        }
+        if self.max_vcpus > MAX_VCPUS {
+            return Err(("max_vcpus", format!("must be at most {MAX_VCPUS}")));
         }
         if self.boot_timeout_secs == 0 {
             return Err(("boot_timeout_secs", "must be at least 1".to_owned()));
         }
         for name in &self.pod_annotations {
             if !annotations::SIZING.contains(&name.as_str()) {
-                let known = annotations::SIZING.join(" and ");
+                let known = annotations::SIZING.join(", ");
                 let reason = format!("{name:?}: {known} are known");
                 return Err(("pod_annotations", reason));
             }
@@ -164,6 +178,40 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_is_installed_shows_each_key_with_its_default() {
+        let installed = include_str!("../../deploy/nacre.toml");
+        assert_eq!(Config::parse(installed, "x").unwrap(), Config::default());
+        // What is commented out is `#key = default`; prose begins with `# `.
+        let shown = installed.replace("\n#", "\n").replace("\n ", "\n# ");
+        let shown = Config::parse(&shown, "x").unwrap();
+        let parts_found = Config {
+            monitor: None,
+            kernel: None,
+            initramfs: None,
+            ..shown.clone()
+        };
+        assert_eq!(parts_found, Config::default());
+        assert!(shown.monitor.is_some() && shown.kernel.is_some() && shown.initramfs.is_some());
+    }
+
+    #[test]
+    fn the_manual_tells_of_every_key() {
+        let manual = include_str!("../../deploy/man/nacre.toml.5");
+        let table = include_str!("../../docs/containerd.md");
+        let parts = Config {
+            monitor: Some("x".into()),
+            kernel: Some("x".into()),
+            initramfs: Some("x".into()),
+            ..Config::default()
+        };
+        let keys = serde_json::to_value(parts).unwrap();
+        for key in keys.as_object().unwrap().keys() {
+            assert!(manual.contains(key.as_str()), "{key}");
+            assert!(table.contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    #[test]
     fn keys_say_what_they_change() {
         let text = "kernel = \"/k\"\ndefault_vcpus = 3\npod_annotations = []\n";
         let config = Config::parse(text, "x").unwrap();
@@ -185,6 +233,8 @@ mod tests {
             format!("/etc/x: default_vcpus: must be 1 to {MAX_VCPUS}")
         );
         assert!(error("default_memory_mib = 1").contains("default_memory_mib: must be "));
+        assert!(error("max_vcpus = 33").contains("max_vcpus: must be at most 32"));
+        assert!(error("max_memory_mib = 9999999").contains("max_memory_mib: must be at most "));
         assert!(error("boot_timeout_secs = 0").contains("boot_timeout_secs: must be at least 1"));
         assert!(error("pod_annotations = [\"x\"]").contains("pod_annotations: \"x\": "));
     }

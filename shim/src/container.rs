@@ -1,12 +1,14 @@
 //! A container as containerd sees it: its processes, and whether it is frozen.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::types::task::Status;
 use nacre_pod::agent::ProcessId;
 
+use crate::annotations;
 use crate::failure::Failure;
 use crate::process::{Process, Stage};
 use crate::stdio::Places;
@@ -28,6 +30,8 @@ pub(crate) enum Frozen {
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) bundle: String,
+    /// Its name in the pod, if it was told.
+    pub(crate) name_in_pod: Option<String>,
     /// The process of the host that stands for its first process.
     pub(crate) pid: u32,
     pub(crate) init: Arc<Process>,
@@ -48,6 +52,7 @@ pub(crate) struct Exec {
 impl Container {
     pub(crate) fn new(id: String, bundle: String, pid: u32, init: Arc<Process>) -> Self {
         Self {
+            name_in_pod: annotations::container_name(Path::new(&bundle)),
             id,
             bundle,
             pid,

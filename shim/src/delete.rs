@@ -76,8 +76,11 @@ fn clean_up(id: &str, bundle: &Path) -> Result<DeleteResponse, DeleteError> {
         None => Answer::None,
     };
     if let (Answer::None, Some(shim)) = (&asked, shim) {
-        shim.end();
+        shim.end(id);
         if let Some(socket) = &socket {
+            if let Some(key) = socket::key(socket) {
+                nacre_pod::status::remove(key);
+            }
             socket::remove(socket);
         }
         remove_cgroup(bundle);
@@ -180,13 +183,14 @@ impl Shim {
         Some(Self { pid })
     }
 
-    /// Waits a moment for its end, and then sees to it. The monitor ends with it.
-    fn end(&self) {
+    /// Waits a moment for its end, and then sees to it, if it is the one of the container `id`.
+    /// The monitor ends with it.
+    fn end(&self, id: &str) {
         let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty()) else {
             return;
         };
         // With the descriptor held, the number cannot become another's.
-        if !self.is_a_shim() {
+        if !self.is_a_shim() || !self.serves(id) {
             return;
         }
         if !has_ended(&pidfd, LAST_BREATH) {
@@ -194,6 +198,13 @@ impl Shim {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             has_ended(&pidfd, LAST_BREATH);
         }
+    }
+
+    /// Whether the process was started for this container: the number may have become that of
+    /// another pod's shim.
+    fn serves(&self, id: &str) -> bool {
+        let path = format!("/proc/{}/cmdline", self.pid.as_raw_nonzero());
+        std::fs::read(path).is_ok_and(|words| says_id(&words, id))
     }
 
     /// Whether the process is this very program, and no later one of the number.
@@ -207,6 +218,14 @@ impl Shim {
         let theirs = program(&self.pid.as_raw_nonzero().to_string());
         theirs.is_some() && theirs == program("self")
     }
+}
+
+/// Whether a command line, as /proc has it, is one of the shim of a container.
+fn says_id(words: &[u8], id: &str) -> bool {
+    let words: Vec<_> = words.split(|byte| *byte == 0).collect();
+    words
+        .windows(2)
+        .any(|pair| pair == [&b"-id"[..], id.as_bytes()])
 }
 
 fn has_ended(pidfd: &impl std::os::fd::AsFd, limit: Duration) -> bool {
@@ -276,6 +295,15 @@ mod tests {
         assert_eq!(response.exit_status, 137);
         assert!(response.exited_at.seconds > 0);
         assert!(!socket.exists());
+    }
+
+    #[test]
+    fn a_shim_is_known_by_the_container_that_it_was_started_for() {
+        let words = b"/usr/bin/shim\0-namespace\0c1\0-id\0c2\0-address\0/a\0";
+        assert!(says_id(words, "c2"));
+        assert!(!says_id(words, "c1"));
+        assert!(!says_id(words, "c"));
+        assert!(!says_id(b"", ""));
     }
 
     #[test]

@@ -22,6 +22,10 @@ use ttrpc::context;
 /// looks after.
 const QUEUE: usize = 4096;
 
+/// Places in the queue that are kept for events without which containerd does not know what
+/// there is: a guest causes the others as often as it likes.
+const RESERVED: usize = QUEUE / 2;
+
 /// How long containerd may take for an event.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -32,26 +36,34 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub(crate) trait Event: MessageFull {
     /// Its topic.
     const TOPIC: &'static str;
+    /// Whether it is about the life of a container or process.
+    const LIFECYCLE: bool;
 }
 
 macro_rules! topics {
-    ($($event:ident: $topic:ident,)*) => {
+    ($lifecycle:literal; $($event:ident: $topic:ident,)*) => {
         $(impl Event for events::$event {
             const TOPIC: &'static str = topics::$topic;
+            const LIFECYCLE: bool = $lifecycle;
         })*
     };
 }
 
 topics! {
+    true;
     TaskCreate: TASK_CREATE_EVENT_TOPIC,
     TaskStart: TASK_START_EVENT_TOPIC,
     TaskDelete: TASK_DELETE_EVENT_TOPIC,
     TaskExit: TASK_EXIT_EVENT_TOPIC,
-    TaskOOM: TASK_OOM_EVENT_TOPIC,
     TaskExecAdded: TASK_EXEC_ADDED_EVENT_TOPIC,
     TaskExecStarted: TASK_EXEC_STARTED_EVENT_TOPIC,
     TaskPaused: TASK_PAUSED_EVENT_TOPIC,
     TaskResumed: TASK_RESUMED_EVENT_TOPIC,
+}
+
+topics! {
+    false;
+    TaskOOM: TASK_OOM_EVENT_TOPIC,
 }
 
 /// Takes events. All of its clones feed one queue.
@@ -90,6 +102,9 @@ impl Publisher {
             Err(error) => return log::error!("event {}: {error}", E::TOPIC),
         };
         log::debug!("event {}: {event}", E::TOPIC);
+        if !E::LIFECYCLE && self.queue.capacity() <= RESERVED {
+            return log::debug!("event {} is lost: too many wait", E::TOPIC);
+        }
         if let Err(error) = self.queue.try_send(envelope) {
             log::error!("event {} is lost: {error}", E::TOPIC);
         }

@@ -109,3 +109,18 @@ async fn without_an_address_events_go_nowhere() {
     publisher.send(&event("a"));
     delivery.finish(Duration::from_secs(5)).await;
 }
+
+#[test]
+fn what_a_guest_causes_leaves_room_for_what_containerd_must_know() {
+    let (publisher, mut queue) = Publisher::for_test();
+    for _ in 0..2 * QUEUE {
+        publisher.send(&event("c"));
+    }
+    assert_eq!(queue.len(), QUEUE - RESERVED);
+    publisher.send(&events::TaskExit::default());
+    let mut last = None;
+    while let Ok(envelope) = queue.try_recv() {
+        last = Some(envelope);
+    }
+    assert_eq!(last.unwrap().topic, "/tasks/exit");
+}

@@ -7,9 +7,11 @@ use nacre_pod::agent::AgentError;
 use nacre_pod::assets::MissingAsset;
 use nacre_pod::boot::BootError;
 use nacre_pod::cgroup::CgroupError;
+use nacre_pod::hooks::HookError;
 use nacre_pod::host::ShareError;
 use nacre_pod::network::NetworkError;
 use nacre_pod::pod::PodError;
+use nacre_pod::room::RoomError;
 use nacre_pod::spec::BundleError;
 use thiserror::Error;
 use ttrpc::Code;
@@ -48,7 +50,8 @@ kinds! {
     unimplemented = UNIMPLEMENTED;
     /// The pod is gone, or going.
     unavailable = UNAVAILABLE;
-    /// It took too long.
+    /// It took too long: only a guest says so.
+    #[cfg(test)]
     deadline_exceeded = DEADLINE_EXCEEDED;
     /// Something else went wrong.
     internal = INTERNAL;
@@ -84,10 +87,16 @@ impl From<PodError> for Failure {
     fn from(error: PodError) -> Self {
         match error {
             PodError::Agent(error) => error.into(),
-            PodError::Refused(_) => Self::invalid_argument(error.to_string()),
+            PodError::Refused(_) | PodError::Disk(_) => Self::invalid_argument(error.to_string()),
             PodError::Gone(_) => Self::unavailable(error.to_string()),
             _ => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<RoomError> for Failure {
+    fn from(error: RoomError) -> Self {
+        Self::invalid_argument(error.to_string())
     }
 }
 
@@ -122,7 +131,20 @@ macro_rules! internal {
     };
 }
 
-internal!(BootError, MissingAsset, NetworkError, ShareError);
+impl From<BootError> for Failure {
+    fn from(error: BootError) -> Self {
+        let message = error.to_string();
+        match error {
+            BootError::SetUp(error) => Self {
+                message,
+                ..error.into()
+            },
+            _ => Self::internal(message),
+        }
+    }
+}
+
+internal!(HookError, MissingAsset, NetworkError, ShareError);
 
 #[cfg(test)]
 mod tests {

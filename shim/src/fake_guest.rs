@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
 use nacre_pod::agent::{ContainerStats, ProcessEnd, ProcessId};
+use nacre_pod::status::{ContainerReport, InterfaceReport, Report};
 use nacre_pod::stdio::{Stdio, TerminalSize};
 use tokio::sync::watch;
 
@@ -28,8 +30,12 @@ pub(crate) struct FakeGuest {
     pub(crate) calls: Mutex<Vec<String>>,
     /// What the next call fails with.
     fail: Mutex<Option<Failure>>,
+    /// Answers signals and does nothing, and deletes nothing.
+    lies: AtomicBool,
     /// Held while `start` and `boot` are to last.
     pub(crate) slow: tokio::sync::Mutex<()>,
+    /// How many further processes each container has.
+    pub(crate) crowd: AtomicU32,
     /// Processes killed for want of memory.
     pub(crate) kills: watch::Sender<u64>,
     gone: watch::Sender<bool>,
@@ -54,6 +60,15 @@ impl FakeGuest {
     /// Lets the next call fail.
     pub(crate) fn fail_next(&self, failure: Failure) {
         *self.fail.lock().unwrap() = Some(failure);
+    }
+
+    /// Lets no signal have an effect from now on, whatever is answered, and refuses deletions.
+    pub(crate) fn lie(&self) {
+        self.lies.store(true, Ordering::Relaxed);
+    }
+
+    fn lies(&self) -> bool {
+        self.lies.load(Ordering::Relaxed) && !*self.gone.borrow()
     }
 
     /// Lets a process end.
@@ -86,6 +101,13 @@ impl FakeGuest {
         match self.fail.lock().unwrap().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
+        }
+    }
+
+    fn refuse_if_lying(&self) -> Result<(), Failure> {
+        match self.lies() {
+            true => Err(Failure::failed_precondition("it runs")),
+            false => Ok(()),
         }
     }
 
@@ -177,7 +199,7 @@ impl Guest for FakeGuest {
         if self.ends(process)?.borrow().is_some() {
             return Err(Failure::failed_precondition("it has ended"));
         }
-        if signal == 9 {
+        if signal == 9 && !self.lies() {
             self.finish(process.container, process.exec, 137);
         }
         Ok(())
@@ -205,7 +227,8 @@ impl Guest for FakeGuest {
 
     async fn processes(&self, id: &str) -> Result<Vec<u32>, Failure> {
         self.call(format!("processes {id}"))?;
-        Ok(vec![1, 2, 77])
+        let crowd = 1000..1000 + self.crowd.load(Ordering::Relaxed);
+        Ok([1, 2, 77].into_iter().chain(crowd).collect())
     }
 
     async fn stats(&self, id: &str) -> Result<ContainerStats, Failure> {
@@ -216,11 +239,39 @@ impl Guest for FakeGuest {
         })
     }
 
+    async fn interfaces(&self) -> Vec<InterfaceReport> {
+        vec![InterfaceReport {
+            name: "eth0".to_owned(),
+            received_bytes: 11,
+            ..InterfaceReport::default()
+        }]
+    }
+
+    async fn report(&self, containers: Vec<ContainerReport>) -> Report {
+        Report {
+            vcpus: 2,
+            guest_answers: self.call("report".to_owned()).is_ok(),
+            containers,
+            ..Report::default()
+        }
+    }
+
+    async fn console(&self) -> Result<String, Failure> {
+        self.call("console".to_owned())?;
+        Ok("a \u{1b}[2Jconsole\n".to_owned())
+    }
+
+    fn monitor_log(&self) -> String {
+        "a monitor's \u{9b}line\n".to_owned()
+    }
+
     async fn delete(&self, id: &str) -> Result<(), Failure> {
-        self.call(format!("delete {id}"))
+        self.call(format!("delete {id}"))?;
+        self.refuse_if_lying()
     }
 
     async fn delete_exec(&self, process: ProcessId<'_>) -> Result<(), Failure> {
-        self.call(format!("delete {} {}", process.container, process.exec))
+        self.call(format!("delete {} {}", process.container, process.exec))?;
+        self.refuse_if_lying()
     }
 }

@@ -6,12 +6,13 @@ use std::path::Path;
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
 use nacre_pod::agent::{ContainerStats, ProcessEnd, ProcessId};
+use nacre_pod::status::{ContainerReport, InterfaceReport, Report};
 use nacre_pod::stdio::{Stdio, TerminalSize};
 
 use crate::failure::Failure;
 use crate::pod::Setup;
 
-/// The output of a process on its way to the host.
+/// The output of a process on its way to the host. Dropping it cuts the streams.
 #[async_trait]
 pub(crate) trait Output: Send {
     /// Number of the process in the guest.
@@ -89,6 +90,19 @@ pub(crate) trait Guest: Send + Sync {
 
     /// What a container uses.
     async fn stats(&self, id: &str) -> Result<ContainerStats, Failure>;
+
+    /// What has gone through the pod's network interfaces; empty if it cannot be told.
+    async fn interfaces(&self) -> Vec<InterfaceReport>;
+
+    /// What is known of the pod, with these containers and what those use that have not
+    /// stopped. The guest is asked once, and for a short time.
+    async fn report(&self, containers: Vec<ContainerReport>) -> Report;
+
+    /// The newest part of the guest's console: hostile text.
+    async fn console(&self) -> Result<String, Failure>;
+
+    /// The newest part of the monitor's log; empty without one.
+    fn monitor_log(&self) -> String;
 
     /// Removes a container that has ended, on the guest and on the host.
     async fn delete(&self, id: &str) -> Result<(), Failure>;

@@ -3,13 +3,18 @@
 use std::io::{self, Write};
 
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+use nacre_pod::spec;
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 
 /// The name of the runtime in containerd.
 pub(crate) const RUNTIME: &str = "io.containerd.nacre.v2";
 
 /// Name of the program.
 pub(crate) const PROGRAM: &str = env!("CARGO_PKG_NAME");
+
+/// How containerd names what a runtime can do, which is JSON (its `core/runtime/typeurl.go`).
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -32,6 +37,16 @@ fn runtime_info() -> RuntimeInfo {
             ..Default::default()
         })
         .into(),
+        features: Some(features()).into(),
+        ..Default::default()
+    }
+}
+
+/// CRI reads out of them what pods may have.
+fn features() -> Any {
+    Any {
+        type_url: FEATURES.to_owned(),
+        value: spec::features(true).to_string().into_bytes(),
         ..Default::default()
     }
 }
@@ -46,5 +61,18 @@ mod tests {
         let info = RuntimeInfo::parse_from_bytes(&bytes).unwrap();
         assert_eq!(info.name, "io.containerd.nacre.v2");
         assert_eq!(info.version.version, VERSION);
+    }
+
+    #[test]
+    fn pods_are_promised_what_they_can_have() {
+        let features: serde_json::Value = serde_json::from_slice(&features().value).unwrap();
+        let lists = |pointer, what: &str| {
+            let list = features.pointer(pointer).unwrap().as_array().unwrap();
+            list.iter().any(|entry| entry == what)
+        };
+        // The kubelet asks for it by recursiveReadOnly.
+        assert!(lists("/mountOptions", "rro"));
+        assert!(lists("/linux/namespaces", "pid"));
+        assert!(!lists("/linux/namespaces", "user"));
     }
 }

@@ -2,8 +2,9 @@
 //! tells it to go, or as long as a sandbox of the Sandbox API.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nacre_pod::status::Entry;
 use tokio::sync::watch;
 
 use crate::failure::Failure;
@@ -14,12 +15,16 @@ use crate::socket;
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     socket: PathBuf,
+    /// By which operators find the pod.
+    entry: Option<Arc<Entry>>,
     state: Mutex<State>,
     over: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Nobody finds the pod by its socket and its entry any more.
+    unlisted: bool,
     /// A sandbox of the Sandbox API lives in this shim.
     sandbox: bool,
     ending: bool,
@@ -30,9 +35,16 @@ impl Lifetime {
     pub(crate) fn new(socket: PathBuf) -> Self {
         Self {
             socket,
+            entry: None,
             state: Mutex::default(),
             over: watch::Sender::new(false),
         }
+    }
+
+    /// Also of this entry, which goes with the socket.
+    pub(crate) fn with_entry(mut self, entry: Option<Arc<Entry>>) -> Self {
+        self.entry = entry;
+        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,16 +82,49 @@ impl Lifetime {
 
     /// Ends the pod and then the shim, whatever still is in it.
     pub(crate) async fn end(&self, guest: &dyn Guest) {
-        self.state().ending = true;
-        // The next pod of this name must not find this shim.
-        socket::remove(&self.socket);
+        self.unlist();
         guest.end().await;
         self.over.send_replace(true);
+    }
+
+    /// Lets the next pod of this name not find this shim. It can come from here on, so what then
+    /// is at the same place is not ours.
+    fn unlist(&self) {
+        let mut state = self.state();
+        state.ending = true;
+        if std::mem::replace(&mut state.unlisted, true) {
+            return;
+        }
+        if let Some(entry) = &self.entry {
+            entry.remove();
+        }
+        socket::remove(&self.socket);
     }
 
     /// Waits for the end.
     pub(crate) async fn over(&self) {
         // The sender is ours: it cannot be gone.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_guest::FakeGuest;
+
+    #[tokio::test]
+    async fn a_shim_that_ends_twice_leaves_its_successor_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        std::fs::write(&socket, "").unwrap();
+        let lifetime = Lifetime::new(socket.clone());
+        let guest = FakeGuest::new();
+        lifetime.end(&*guest).await;
+        assert!(!socket.exists());
+        std::fs::write(&socket, "").unwrap();
+        lifetime.end(&*guest).await;
+        assert!(socket.exists());
+        lifetime.check_open().unwrap_err();
     }
 }

@@ -82,7 +82,18 @@ pub(crate) struct Process {
     pub(crate) exec: String,
     pub(crate) places: Places,
     stage: watch::Sender<Stage>,
+    fate: watch::Sender<Fate>,
     state: Mutex<State>,
+}
+
+/// Whether the guest is still asked for a process's end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    Awaited,
+    /// The guest has said that it has ended, or the pod is gone.
+    Ended,
+    /// The guest does not say so, and nobody waits for it any more.
+    GivenUp,
 }
 
 #[derive(Default)]
@@ -102,6 +113,7 @@ impl Process {
             exec: exec.to_owned(),
             places,
             stage: watch::Sender::new(Stage::Created),
+            fate: watch::Sender::new(Fate::Awaited),
             state: Mutex::default(),
         }
     }
@@ -128,6 +140,51 @@ impl Process {
             // The sender is ours: it cannot be gone.
             let _ = stage.changed().await;
         }
+    }
+
+    /// Waits until its end is known; its output may go on.
+    pub(crate) async fn ended(&self) {
+        self.wait_for_fate(|fate| fate != Fate::Awaited).await;
+    }
+
+    /// Notes that its end is known.
+    pub(crate) fn note_end(&self) {
+        self.decide(Fate::Ended);
+    }
+
+    /// Lets nobody wait any more for the guest to say that it has ended.
+    pub(crate) fn give_up(&self) {
+        self.decide(Fate::GivenUp);
+    }
+
+    /// Waits until it is given up.
+    pub(crate) async fn given_up(&self) {
+        self.wait_for_fate(|fate| fate == Fate::GivenUp).await;
+    }
+
+    /// Whether it was given up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        *self.fate.borrow() == Fate::GivenUp
+    }
+
+    async fn wait_for_fate(&self, mut is_wanted: impl FnMut(Fate) -> bool) {
+        // The sender is ours: it cannot be gone.
+        let _ = self
+            .fate
+            .subscribe()
+            .wait_for(|fate| is_wanted(*fate))
+            .await;
+    }
+
+    /// What was decided first stays.
+    fn decide(&self, new: Fate) {
+        self.fate.send_if_modified(|fate| {
+            let is_open = *fate == Fate::Awaited;
+            if is_open {
+                *fate = new;
+            }
+            is_open
+        });
     }
 
     /// Waits while a start is under way.
@@ -224,10 +281,7 @@ impl Process {
     /// Waits until the output of the process, which has ended, is written, but
     /// not for ever: nobody may be there to read it.
     pub(crate) async fn drain(&self) {
-        let (output, mut kept) = {
-            let mut state = self.state();
-            (state.output.take(), std::mem::take(&mut state.kept))
-        };
+        let (output, mut kept) = self.detach();
         if let Some(mut output) = output {
             let mut drained = output.drain();
             if tokio::time::timeout(LATE_READER, &mut drained)
@@ -242,6 +296,18 @@ impl Process {
             }
         }
         kept.finish().await;
+    }
+
+    /// Cuts the streams of the process, which nobody knows to have ended.
+    pub(crate) async fn cut(&self) {
+        let (output, mut kept) = self.detach();
+        drop(output);
+        kept.finish().await;
+    }
+
+    fn detach(&self) -> (Option<Box<dyn Output>>, Kept) {
+        let mut state = self.state();
+        (state.output.take(), std::mem::take(&mut state.kept))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

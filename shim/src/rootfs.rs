@@ -3,12 +3,17 @@
 //! A snapshotter gives a list of mounts, for the most part one overlay of many
 //! layers. They are made in the shim's own mount namespace: nobody else sees
 //! them, and nothing is left of them when the shim is gone.
+//!
+//! What is mounted comes from an image, so each further mount goes to a descriptor that
+//! openat2(2) has found inside of it: symbolic links lead to where they would in the container.
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::Mount;
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -24,8 +29,57 @@ const MAX_STACKED: usize = 64;
 /// A mounted root. Dropping it unmounts it.
 #[derive(Debug)]
 pub(crate) struct Rootfs {
-    /// Where mounts were made, in order.
-    made: Vec<PathBuf>,
+    /// What was mounted, in order.
+    made: Vec<Mounted>,
+}
+
+/// The root of a mount. Dropping it unmounts it.
+#[derive(Debug)]
+struct Mounted(OwnedFd);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(path_of(&self.0), UnmountFlags::DETACH) {
+            log::warn!("unmounting a part of a container's root: {error}");
+        }
+    }
+}
+
+/// A place for a mount.
+struct Place<'a> {
+    root: &'a Path,
+    /// Where in the root, without a leading slash; empty: the root itself.
+    target: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn new(root: &'a Path, target: &'a str) -> Result<Self, Failure> {
+        let target = target.trim_start_matches('/');
+        let plain = |name: &str| !matches!(name, "" | "." | "..");
+        if target.is_empty() || target.split('/').all(plain) {
+            return Ok(Self { root, target });
+        }
+        Err(Failure::invalid_argument(format!(
+            "rootfs: target {target:?} leads out of the root"
+        )))
+    }
+
+    /// What is there now, on top of all mounts.
+    fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let of_root = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let root = open(self.root, of_root, Mode::empty())?;
+        if self.target.is_empty() {
+            return Ok(root);
+        }
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Ok(openat2(root, self.target, flags, Mode::empty(), inside)?)
+    }
+}
+
+/// A name for what is open, for calls that take no descriptor.
+fn path_of(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 impl Rootfs {
@@ -47,9 +101,8 @@ impl Rootfs {
             _ => {}
         }
         for one in mounts {
-            let place = place(&root, &one.target)?;
-            mount_one(one, &place)?;
-            made.made.push(place);
+            let place = Place::new(&root, &one.target)?;
+            made.made.push(mount_one(one, &place)?);
         }
         Ok(made)
     }
@@ -57,12 +110,8 @@ impl Rootfs {
 
 impl Drop for Rootfs {
     fn drop(&mut self) {
-        for place in self.made.iter().rev() {
-            let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-            if let Err(error) = unmount(place, flags) {
-                log::warn!("unmounting {}: {error}", place.display());
-            }
-        }
+        // The last first.
+        while self.made.pop().is_some() {}
     }
 }
 
@@ -76,22 +125,7 @@ pub(crate) fn unmount_all(bundle: &Path) {
     }
 }
 
-/// Where below `root` a mount goes; a target must not lead out of it.
-fn place(root: &Path, target: &str) -> Result<PathBuf, Failure> {
-    let target = target.trim_start_matches('/');
-    let plain = |name: &str| !matches!(name, "" | "." | "..");
-    if target.is_empty() {
-        Ok(root.to_owned())
-    } else if target.split('/').all(plain) {
-        Ok(root.join(target))
-    } else {
-        Err(Failure::invalid_argument(format!(
-            "rootfs: target {target:?} leads out of the root"
-        )))
-    }
-}
-
-fn mount_one(one: &Mount, place: &Path) -> Result<(), Failure> {
+fn mount_one(one: &Mount, place: &Place<'_>) -> Result<Mounted, Failure> {
     let options = Options::parse(&one.options).map_err(|reason| refuse(one, &reason))?;
     let failed = |error: io::Error| {
         let what = format!("rootfs: cannot mount {:?} ({})", one.source, one.type_);
@@ -103,22 +137,21 @@ fn mount_one(one: &Mount, place: &Path) -> Result<(), Failure> {
     } else {
         options.flags
     };
+    let at = place.open().map_err(failed)?;
     let data = options.data.join(",");
     if data.len() <= MAX_DATA {
-        make(&one.source, place, &one.type_, flags, &data).map_err(failed)?;
+        make(&one.source, &path_of(&at), &one.type_, flags, &data).map_err(failed)?;
     } else {
-        make_from_within(one, place, flags, &options.data).map_err(failed)?;
+        make_from_within(one, &path_of(&at), flags, &options.data).map_err(failed)?;
     }
+    let mounted = Mounted(place.open().map_err(failed)?);
     // A bind mount takes over its source's flags; only changing it takes ours.
     let changes = flags - MountFlags::BIND - MountFlags::REC;
     if is_bind && !changes.is_empty() {
-        mount_remount(place, changes | MountFlags::BIND, "").map_err(|error| {
-            let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-            let _ = unmount(place, flags);
-            failed(error.into())
-        })?;
+        mount_remount(path_of(&mounted.0), changes | MountFlags::BIND, "")
+            .map_err(|error| failed(error.into()))?;
     }
-    Ok(())
+    Ok(mounted)
 }
 
 fn refuse(one: &Mount, reason: &str) -> Failure {
@@ -191,6 +224,8 @@ fn shorten(options: &[String]) -> Option<(String, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+
     use super::*;
 
     #[test]
@@ -223,15 +258,66 @@ mod tests {
     }
 
     #[test]
-    fn targets_stay_in_the_root() {
+    fn targets_are_named_from_the_root() {
         let root = Path::new("/b/rootfs");
-        assert_eq!(place(root, "").unwrap(), root);
-        assert_eq!(place(root, "/").unwrap(), root);
-        assert_eq!(place(root, "/a/b").unwrap(), root.join("a/b"));
+        for (target, place) in [("", ""), ("/", ""), ("/a/b", "a/b")] {
+            assert_eq!(Place::new(root, target).unwrap().target, place);
+        }
         for target in ["..", "a/../..", "a//b", "/a/."] {
-            let failure = place(root, target).unwrap_err();
+            let failure = Place::new(root, target).err().unwrap();
             assert_eq!(failure.code, ttrpc::Code::INVALID_ARGUMENT, "{target}");
         }
+    }
+
+    /// Runs `test` in a mount namespace of its own; says loudly where that cannot be.
+    fn in_a_mount_namespace(test: impl FnOnce() + Send) {
+        let test = || {
+            // SAFETY: only this thread's mounts, working directory and umask are replaced, no
+            // memory or descriptor.
+            let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) };
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            match unshared.and_then(|()| mount_change("/", private)) {
+                Ok(()) => test(),
+                Err(error) => eprintln!("SKIPPED: this test needs a mount namespace: {error}"),
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(test).join()).unwrap();
+    }
+
+    fn bind(source: &Path, target: &str, options: &[&str]) -> Mount {
+        Mount {
+            type_: "bind".into(),
+            source: source.to_str().unwrap().into(),
+            target: target.into(),
+            options: options.iter().copied().map(String::from).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn links_of_an_image_lead_no_mount_out_of_its_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["bundle", "image", "image/data", "more", "data"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("more/file"), "").unwrap();
+        std::os::unix::fs::symlink("/data", at("image/absolute")).unwrap();
+        std::os::unix::fs::symlink("../../../../data", at("image/relative")).unwrap();
+        in_a_mount_namespace(|| {
+            for link in ["absolute", "/relative"] {
+                let mounts = [
+                    bind(&at("image"), "", &["rbind", "rw"]),
+                    bind(&at("more"), link, &["bind", "ro"]),
+                ];
+                let rootfs = Rootfs::mount(&at("bundle"), &mounts).unwrap();
+                assert!(at("bundle/rootfs/data/file").exists(), "{link}");
+                assert!(fs::write(at("bundle/rootfs/data/new"), "").is_err());
+                assert!(!at("data/file").exists() && !at("image/data/file").exists());
+                drop(rootfs);
+                assert_eq!(fs::read_dir(at("bundle/rootfs")).unwrap().count(), 0);
+            }
+        });
     }
 
     #[test]

@@ -21,6 +21,7 @@ use ttrpc::asynchronous::{Service, TtrpcContext};
 use crate::sandbox::Sandbox;
 use crate::service::complete;
 use crate::tasks::timestamp;
+use crate::trace;
 
 /// The Sandbox service over `sandbox`.
 pub(crate) fn services(sandbox: &Sandbox) -> HashMap<String, Service> {
@@ -42,11 +43,12 @@ impl SandboxApi for SandboxService {
 
     async fn start_sandbox(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         r: StartSandboxRequest,
     ) -> ttrpc::Result<StartSandboxResponse> {
         let sandbox = self.0.clone();
-        let (pid, created_at) = complete(async move { sandbox.start(&r.sandbox_id).await }).await?;
+        let start = async move { sandbox.start(&r.sandbox_id).await };
+        let (pid, created_at) = complete(trace::within(context, start)).await?;
         Ok(StartSandboxResponse {
             pid,
             created_at: created_at.into(),

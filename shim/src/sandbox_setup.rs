@@ -1,6 +1,7 @@
 //! What a pod is made of, as the Sandbox API tells it: by the call itself, by
 //! CRI's configuration of the pod, and by the bundle's specification, if any.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
@@ -9,17 +10,24 @@ use serde_json::Value;
 use crate::annotations;
 use crate::failure::Failure;
 use crate::pod::Setup;
+use crate::sandbox_files::SandboxFiles;
 use crate::sizing::Limits;
 use crate::wire::Fields;
 
 /// CRI's configuration of a pod, and the fields of it that matter here. See
 /// `runtime.v1` in k8s.io/cri-api.
 const POD_CONFIG: &str = "runtime.v1.PodSandboxConfig";
+const METADATA: u32 = 1;
+const METADATA_NAME: u32 = 1;
+const METADATA_UID: u32 = 2;
+const METADATA_NAMESPACE: u32 = 3;
 const HOSTNAME: u32 = 2;
+const DNS: u32 = 4;
 const ANNOTATIONS: u32 = 7;
 const LINUX: u32 = 8;
 const LINUX_CGROUP_PARENT: u32 = 1;
 const LINUX_SECURITY: u32 = 2;
+const LINUX_SYSCTLS: u32 = 3;
 const LINUX_RESOURCES: u32 = 5;
 const SECURITY_NAMESPACES: u32 = 1;
 const RESOURCES_CPU_PERIOD: u32 = 1;
@@ -28,6 +36,13 @@ const RESOURCES_MEMORY: u32 = 4;
 
 /// `NamespaceMode` NODE: the host's.
 const NODE: i64 = 2;
+
+/// Kernel parameters that containerd sets for a pod which does not say otherwise (its
+/// `enable_unprivileged_ports` and `enable_unprivileged_icmp`).
+const DEFAULT_SYSCTLS: [(&str, &str); 2] = [
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.ping_group_range", "0 2147483647"),
+];
 
 /// Kinds of namespaces, by their fields in `NamespaceOption`.
 const NAMESPACES: [(u32, &str); 3] = [(1, "network"), (2, "pid"), (3, "ipc")];
@@ -67,6 +82,7 @@ fn from_spec(bundle: &Path) -> Result<Setup, Failure> {
         network: network(&spec),
         cgroup: text("/linux/cgroupsPath").map(PathBuf::from),
         hostname: text("/hostname").unwrap_or_default(),
+        ..Setup::default()
     })
 }
 
@@ -94,7 +110,20 @@ fn add_config(setup: &mut Setup, config: &Fields, id: &str) -> Result<(), Failur
         resources.number(RESOURCES_CPU_PERIOD),
         resources.number(RESOURCES_MEMORY),
     );
-    setup.annotations.extend(config.map(ANNOTATIONS));
+    // CRI's own are containerd's to set; these are the pod's author's.
+    let own = config.map(ANNOTATIONS).into_iter();
+    setup
+        .annotations
+        .extend(own.filter(|(name, _)| !name.starts_with("io.kubernetes.cri.")));
+    let metadata = config.message(METADATA);
+    for (field, annotation) in [
+        (METADATA_NAME, annotations::SANDBOX_NAME),
+        (METADATA_UID, annotations::SANDBOX_UID),
+        (METADATA_NAMESPACE, annotations::SANDBOX_NAMESPACE),
+    ] {
+        let text = metadata.text(field).to_owned();
+        setup.annotations.insert(annotation.to_owned(), text);
+    }
     if !config.text(HOSTNAME).is_empty() {
         setup.hostname = config.text(HOSTNAME).to_owned();
     }
@@ -102,7 +131,21 @@ fn add_config(setup: &mut Setup, config: &Fields, id: &str) -> Result<(), Failur
     if !parent.is_empty() {
         setup.cgroup = Some(cgroup(parent, id));
     }
+    let dns = config.has(DNS).then(|| config.message(DNS));
+    setup.files = Some(SandboxFiles::new(dns.as_ref())?);
+    setup.sysctls = with_defaults(linux.map(LINUX_SYSCTLS));
     Ok(())
+}
+
+/// The parameters with those of containerd's that they leave open. The guest checks them.
+fn with_defaults(mut sysctls: HashMap<String, String>) -> HashMap<String, String> {
+    for (name, value) in DEFAULT_SYSCTLS {
+        let is_it = |other: &String| other.replace('/', ".") == name;
+        if !sysctls.keys().any(is_it) {
+            sysctls.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    sysctls
 }
 
 /// The pod's cgroup below the one that the kubelet has made, named as containerd
@@ -168,22 +211,48 @@ mod tests {
             (RESOURCES_CPU_QUOTA, Field::Number(150_000)),
             (RESOURCES_MEMORY, Field::Number(1 << 28)),
         ]);
-        let annotation = message(&[(1, Field::Text("a")), (2, Field::Text("b"))]);
+        let entry = |key, value| message(&[(1, Field::Text(key)), (2, Field::Text(value))]);
+        let annotation = entry("a", "b");
+        let containerds = entry("io.kubernetes.cri.sandbox-memory", "1000000000000");
+        let sysctl = entry("net/ipv4/ping_group_range", "1 0");
+        let dns = message(&[(1, Field::Text("10.96.0.10"))]);
         let linux = message(&[
+            (LINUX_SYSCTLS, Field::Message(sysctl)),
             (LINUX_CGROUP_PARENT, Field::Text("/kubepods/pod1")),
             (LINUX_RESOURCES, Field::Message(resources)),
         ]);
+        let metadata = message(&[
+            (METADATA_NAME, Field::Text("web")),
+            (METADATA_NAMESPACE, Field::Text("default")),
+        ]);
         let config = message(&[
+            (METADATA, Field::Message(metadata)),
             (HOSTNAME, Field::Text("web-0")),
+            (DNS, Field::Message(dns)),
             (ANNOTATIONS, Field::Message(annotation)),
+            (ANNOTATIONS, Field::Message(containerds)),
             (LINUX, Field::Message(linux)),
         ]);
         let setup = read(&request(config)).unwrap();
         assert_eq!(setup.hostname, "web-0");
         assert_eq!(setup.annotations["a"], "b");
+        let sized = "io.kubernetes.cri.sandbox-memory";
+        assert!(
+            !setup.annotations.contains_key(sized),
+            "by the pod's author"
+        );
+        assert_eq!(setup.annotations[annotations::SANDBOX_NAME], "web");
+        assert_eq!(setup.annotations[annotations::SANDBOX_NAMESPACE], "default");
         assert_eq!(setup.limits, Limits::new(150_000, 100_000, 1 << 28));
         assert_eq!(setup.cgroup, Some("/kubepods/pod1/pod".into()));
         assert_eq!(setup.network, Some("/run/netns/a".into()));
+        assert_eq!(setup.files.unwrap().resolv_conf, "nameserver 10.96.0.10\n");
+        let sysctls = [
+            ("net/ipv4/ping_group_range", "1 0"),
+            ("net.ipv4.ip_unprivileged_port_start", "0"),
+        ];
+        let sysctls = sysctls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(setup.sysctls, HashMap::from(sysctls));
     }
 
     #[test]
@@ -212,6 +281,7 @@ mod tests {
         };
         let setup = read(&request).unwrap();
         assert_eq!(setup.hostname, "h");
+        assert_eq!((setup.files, setup.sysctls.len()), (None, 0));
         assert_eq!(setup.annotations["x"], "y");
         assert_eq!(setup.cgroup, Some("/a/b".into()));
         assert_eq!(setup.network, Some("/run/netns/n".into()));

@@ -25,6 +25,7 @@ use ttrpc::asynchronous::{Service, TtrpcContext};
 
 use crate::failure::Failure;
 use crate::tasks::{Tasks, timestamp};
+use crate::trace;
 
 /// The service's names: containerd 2 renamed it.
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -66,11 +67,11 @@ impl Task for TaskService {
 
     async fn create(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         r: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let tasks = self.0.clone();
-        let pid = complete(async move { tasks.create(r).await }).await?;
+        let pid = complete(trace::within(context, async move { tasks.create(r).await })).await?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()

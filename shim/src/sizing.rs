@@ -2,13 +2,16 @@
 //!
 //! It is decided once, before the boot: CRI says in the sandbox's annotations
 //! what all of a pod's containers together may use, and a container alone says
-//! it by its own limits. Memory that is not touched costs the host nothing.
+//! it by its own limits. Memory that is not touched costs the host nothing but
+//! the guest kernel's bookkeeping, so a pod that may grow is born as large as it
+//! will ever be, with those CPUs offline that it does not need yet.
 
 use nacre_pod::boot::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use nacre_pod::spec::Bundle;
 
 use crate::annotations::{
-    Annotations, MEMORY, SANDBOX_CPU_PERIOD, SANDBOX_CPU_QUOTA, SANDBOX_MEMORY, VCPUS,
+    self, Annotations, MAX_MEMORY, MEMORY, SANDBOX_CPU_PERIOD, SANDBOX_CPU_QUOTA, SANDBOX_MEMORY,
+    VCPUS,
 };
 use crate::config::Config;
 use crate::failure::Failure;
@@ -30,6 +33,8 @@ pub(crate) struct Limits {
 pub(crate) struct Size {
     pub(crate) memory_mib: u64,
     pub(crate) vcpus: u8,
+    /// vCPUs that are online from the start.
+    pub(crate) cpus_online: u8,
 }
 
 impl Limits {
@@ -93,9 +98,31 @@ impl Size {
             Some(vcpus) => vcpus,
             None => limits.cpus.unwrap_or(config.default_vcpus.into()),
         };
+        let cpus_online = u8::try_from(vcpus.max(1)).map_or(MAX_VCPUS, |n| n.min(MAX_VCPUS));
+        let room = Room::choose(config, annotations)?;
         Ok(Self {
-            memory_mib,
-            vcpus: u8::try_from(vcpus.max(1)).map_or(MAX_VCPUS, |vcpus| vcpus.min(MAX_VCPUS)),
+            memory_mib: memory_mib.max(room.memory_mib),
+            vcpus: cpus_online.max(room.vcpus),
+            cpus_online,
+        })
+    }
+}
+
+/// What a pod may grow to while it runs; less than its size is none.
+struct Room {
+    memory_mib: u64,
+    vcpus: u8,
+}
+
+impl Room {
+    /// By Nacre's annotations where they are allowed, else as configured.
+    fn choose(config: &Config, annotations: &Annotations) -> Result<Self, Failure> {
+        let max = |name, min, max| own(config, annotations, name, min, max);
+        let memory_mib = max(MAX_MEMORY, MIN_MEMORY_MIB, MAX_MEMORY_MIB)?;
+        let vcpus = max(annotations::MAX_VCPUS, 1, MAX_VCPUS.into())?;
+        Ok(Self {
+            memory_mib: memory_mib.unwrap_or(config.max_memory_mib),
+            vcpus: vcpus.map_or(config.max_vcpus, |n| u8::try_from(n).unwrap_or(MAX_VCPUS)),
         })
     }
 }
@@ -156,7 +183,8 @@ mod tests {
             size,
             Size {
                 memory_mib: 512,
-                vcpus: 1
+                vcpus: 1,
+                cpus_online: 1
             }
         );
     }
@@ -176,7 +204,8 @@ mod tests {
             size,
             Size {
                 memory_mib: 256 + 128,
-                vcpus: 3
+                vcpus: 3,
+                cpus_online: 3
             }
         );
     }
@@ -207,6 +236,47 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_may_grow_is_born_large_with_the_cpus_offline_that_it_does_not_need() {
+        let asked = [
+            (SANDBOX_MEMORY, "268435456"),
+            (SANDBOX_CPU_QUOTA, "200000"),
+            (MAX_MEMORY, "2048"),
+            (annotations::MAX_VCPUS, "8"),
+        ];
+        let grows = Size {
+            memory_mib: 2048,
+            vcpus: 8,
+            cpus_online: 2,
+        };
+        assert_eq!(size(&asked, Limits::default()).unwrap(), grows);
+        let config = Config {
+            max_memory_mib: 1024,
+            max_vcpus: 4,
+            ..Config::default()
+        };
+        let size = Size::choose(&config, &Annotations::default(), Limits::default()).unwrap();
+        assert_eq!(
+            (size.memory_mib, size.vcpus, size.cpus_online),
+            (1024, 4, 1)
+        );
+    }
+
+    #[test]
+    fn less_room_than_its_size_takes_nothing_from_a_pod() {
+        let asked = [
+            (MEMORY, "1024"),
+            (VCPUS, "4"),
+            (MAX_MEMORY, "64"),
+            (annotations::MAX_VCPUS, "1"),
+        ];
+        let size = size(&asked, Limits::default()).unwrap();
+        assert_eq!(
+            (size.memory_mib, size.vcpus, size.cpus_online),
+            (1024, 4, 4)
+        );
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name() {
         for (name, value) in [
             (SANDBOX_MEMORY, "much"),
@@ -214,6 +284,8 @@ mod tests {
             (MEMORY, "-5"),
             (VCPUS, "1000"),
             (VCPUS, "two"),
+            (MAX_MEMORY, "0"),
+            (annotations::MAX_VCPUS, "33"),
         ] {
             let failure = size(&[(name, value)], Limits::default()).unwrap_err();
             assert_eq!(failure.code, ttrpc::Code::INVALID_ARGUMENT);

@@ -47,6 +47,11 @@ pub(crate) fn path(address: &str) -> PathBuf {
     address.strip_prefix(SCHEME).unwrap_or(address).into()
 }
 
+/// What tells the pod that has this address from others, in the names of files.
+pub(crate) fn key(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
 /// Binds the socket at `path`, unless a shim serves there. One that nobody
 /// serves any more is replaced.
 ///
@@ -60,13 +65,28 @@ pub(crate) fn claim(path: &Path) -> io::Result<Claim> {
     flock(&lock, FlockOperation::LockExclusive)?;
     match bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
+            if is_served(path) {
                 return Ok(Claim::Served);
             }
             fs::remove_file(path)?;
             bind(path).map(Claim::Bound)
         }
         bound => bound.map(Claim::Bound),
+    }
+}
+
+/// Whether a shim answers at `path`.
+pub(crate) fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// Removes the socket at `path`, if nobody serves it any more.
+pub(crate) fn remove_dead(path: &Path) {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // Without its directory, there is no socket.
+    let Ok(lock) = File::open(dir) else { return };
+    if flock(&lock, FlockOperation::LockExclusive).is_ok() && !is_served(path) {
+        remove(path);
     }
 }
 
@@ -126,6 +146,19 @@ mod tests {
         assert!(matches!(claim(&path).unwrap(), Claim::Served));
         drop(listener);
         assert!(matches!(claim(&path).unwrap(), Claim::Bound(_)));
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_serves_is_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let claimed = claim(&path).unwrap();
+        remove_dead(&path);
+        assert!(path.exists());
+        drop(claimed);
+        remove_dead(&path);
+        assert!(!path.exists());
+        remove_dead(&dir.path().join("missing/s"));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! `start`: makes sure that a shim serves a container's pod, and says where.
 //!
-//! The shim is this same program, executed anew with the listening socket as its
-//! standard input, so that containerd can connect before it is ready. Nothing
-//! but the answer may be written to stdout or stderr: containerd reads both.
+//! The shim is this same program, executed anew; it gets the listening socket last ([`launch`]),
+//! so that whatever kills `start` before its answer leaves no shim that nobody knows.
+//! containerd can connect before it is ready. Nothing but the answer may be written to stdout or
+//! stderr: containerd reads both.
+//!
+//! [`launch`]: crate::launch
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use thiserror::Error;
 
@@ -20,6 +23,7 @@ use crate::bundle_files;
 use crate::cli::{Cli, is_identifier};
 use crate::config::ConfigError;
 use crate::handover::Handover;
+use crate::launch::Launcher;
 use crate::options;
 use crate::socket::{self, Claim};
 
@@ -62,23 +66,18 @@ pub(crate) fn run(cli: &Cli) -> Result<(), StartError> {
     let pod = pod(cli, &bundle)?;
     let dir = request.socket_dir.as_deref();
     let address = socket::address(dir, &cli.address, &cli.namespace, &pod);
-    let path = socket::path(&address);
-    let claim = socket::claim(&path).map_err(StartError::system(format!(
-        "bind the socket {}",
-        path.display()
-    )))?;
-    if let Claim::Bound(listener) = claim {
-        let started = launch(cli, &request, &bundle, &address, listener.into());
-        if started.is_err() {
-            socket::remove(&path);
-        }
-        started?;
+    if !socket::is_served(&socket::path(&address)) {
+        return launch(cli, &request, &bundle, &address);
     }
-    // By it, containerd finds the shim again when it is restarted itself.
+    tell(&request, &bundle, &address)
+}
+
+/// Tells containerd where the pod's shim serves: now, and for when it is restarted itself.
+fn tell(request: &Request, bundle: &Path, address: &str) -> Result<(), StartError> {
     bundle_files::write(&bundle.join(bundle_files::ADDRESS), address.as_bytes())
         .map_err(StartError::system("write the bundle's file \"address\""))?;
     io::stdout()
-        .write_all(&request.form.answer(&address))
+        .write_all(&request.form.answer(address))
         .map_err(StartError::system("answer"))
 }
 
@@ -92,18 +91,61 @@ fn pod(cli: &Cli, bundle: &Path) -> Result<String, StartError> {
     Ok(pod.to_owned())
 }
 
-fn launch(
-    cli: &Cli,
-    request: &Request,
-    bundle: &Path,
-    address: &str,
-    listener: OwnedFd,
-) -> Result<(), StartError> {
+/// Starts a shim that serves the pod. When that fails, nothing is left of it.
+fn launch(cli: &Cli, request: &Request, bundle: &Path, address: &str) -> Result<(), StartError> {
     let handover = Handover {
         config: options::config(&request.options)?,
         address: address.to_owned(),
         ttrpc_address: request.ttrpc_address.clone(),
     };
+    let (launcher, end) = Launcher::pair().map_err(StartError::system("make a socket pair"))?;
+    let mut child = spawn(cli, request.debug, bundle, &handover, end)?;
+    serve_from(&child, launcher, request, bundle, address).inspect_err(|_| {
+        // It has done nothing yet.
+        let _ = child.kill();
+        let _ = child.wait();
+        for file in [bundle_files::PID, bundle_files::ADDRESS] {
+            // It may not have come to that.
+            let _ = fs::remove_file(bundle.join(file));
+        }
+    })
+}
+
+/// Lets the shim `child` serve, once all else is done.
+fn serve_from(
+    child: &Child,
+    launcher: Launcher,
+    request: &Request,
+    bundle: &Path,
+    address: &str,
+) -> Result<(), StartError> {
+    let path = socket::path(address);
+    let claim = socket::claim(&path).map_err(StartError::system(format!(
+        "bind the socket {}",
+        path.display()
+    )))?;
+    let Claim::Bound(listener) = claim else {
+        // Another `start` was faster; a shim without a socket ends.
+        return tell(request, bundle, address);
+    };
+    let pid = child.id().to_string();
+    bundle_files::write(&bundle.join(bundle_files::PID), pid.as_bytes())
+        .map_err(StartError::system("write the bundle's file \"shim.pid\""))
+        .and_then(|()| tell(request, bundle, address))
+        .and_then(|()| {
+            let given = launcher.give(&listener);
+            given.map_err(StartError::system("hand the socket to the shim"))
+        })
+        .inspect_err(|_| socket::remove(&path))
+}
+
+fn spawn(
+    cli: &Cli,
+    debug: bool,
+    bundle: &Path,
+    handover: &Handover,
+    end: OwnedFd,
+) -> Result<Child, StartError> {
     adjust_oom_score();
     let program = std::env::current_exe().map_err(StartError::system("find this program"))?;
     let mut command = Command::new(&program);
@@ -111,27 +153,17 @@ fn launch(
         .args(["-namespace", &cli.namespace, "-id", &cli.id])
         .args(["-address", &cli.address])
         .env(Handover::VARIABLE, handover.encode())
-        .stdin(Stdio::from(listener))
+        .stdin(Stdio::from(end))
         .stdout(Stdio::null())
         .stderr(log(bundle))
         // Signals to containerd's group are not meant for pods.
         .process_group(0);
-    if request.debug {
+    if debug {
         command.arg("-debug");
     }
-    let child = command
+    command
         .spawn()
-        .map_err(StartError::system(format!("run {}", program.display())))?;
-    let pid = child.id().to_string();
-    bundle_files::write(&bundle.join(bundle_files::PID), pid.as_bytes())
-        .map_err(StartError::system("write the bundle's file \"shim.pid\""))
-        .inspect_err(|_| kill(child))
-}
-
-fn kill(mut child: std::process::Child) {
-    // It has done nothing yet.
-    let _ = child.kill();
-    let _ = child.wait();
+        .map_err(StartError::system(format!("run {}", program.display())))
 }
 
 /// The fifo that containerd reads the shim's log from. Opened for both

@@ -4,16 +4,21 @@
 use std::collections::HashMap;
 
 use containerd_shim_protos::cgroups_v2::metrics::{
-    CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PidsStat,
+    CPUStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, NetworkStat, PidsStat,
 };
 use nacre_pod::agent::{ContainerStats, CpuStats, IoStats, MemoryStats};
+use nacre_pod::status::InterfaceReport;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField, MessageFull};
 
 use crate::failure::Failure;
 
-/// containerd's message of what a container uses.
-pub(crate) fn metrics(stats: &ContainerStats) -> Result<Any, Failure> {
+/// containerd's message of what a container uses. The network is the pod's, of which each
+/// container sees all.
+pub(crate) fn metrics(
+    stats: &ContainerStats,
+    interfaces: &[InterfaceReport],
+) -> Result<Any, Failure> {
     let metrics = Metrics {
         pids: some(PidsStat {
             current: stats.pids_current,
@@ -27,6 +32,7 @@ pub(crate) fn metrics(stats: &ContainerStats) -> Result<Any, Failure> {
             usage: stats.io.iter().map(io).collect(),
             ..Default::default()
         }),
+        network: interfaces.iter().map(network).collect(),
         ..Default::default()
     };
     let value = metrics
@@ -86,6 +92,17 @@ fn io(io: &IoStats) -> IOEntry {
         wbytes: io.wbytes,
         rios: io.rios,
         wios: io.wios,
+        ..Default::default()
+    }
+}
+
+fn network(interface: &InterfaceReport) -> NetworkStat {
+    NetworkStat {
+        name: interface.name.clone(),
+        rx_bytes: interface.received_bytes,
+        rx_packets: interface.received_packets,
+        tx_bytes: interface.sent_bytes,
+        tx_packets: interface.sent_packets,
         ..Default::default()
     }
 }
@@ -188,7 +205,13 @@ mod tests {
         memory.stat.insert("workingset_refault_file".into(), 1);
         memory.events.insert("oom_kill".into(), 2);
 
-        let any = metrics(&stats).unwrap();
+        let eth0 = InterfaceReport {
+            name: "eth0".into(),
+            received_bytes: 10,
+            sent_packets: 4,
+            ..InterfaceReport::default()
+        };
+        let any = metrics(&stats, &[eth0]).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
         let metrics = Metrics::parse_from_bytes(&any.value).unwrap();
         assert_eq!(metrics.pids.current, 3);
@@ -201,6 +224,11 @@ mod tests {
         assert_eq!(
             (metrics.io.usage[0].major, metrics.io.usage[0].rbytes),
             (8, 9)
+        );
+        let eth0 = &metrics.network[0];
+        assert_eq!(
+            (eth0.name.as_str(), eth0.rx_bytes, eth0.tx_packets),
+            ("eth0", 10, 4)
         );
     }
 
@@ -224,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_says_nothing_uses_nothing() {
-        let any = metrics(&ContainerStats::new()).unwrap();
+        let any = metrics(&ContainerStats::new(), &[]).unwrap();
         let metrics = Metrics::parse_from_bytes(&any.value).unwrap();
         assert_eq!(metrics.memory.usage, 0);
         assert!(metrics.io.usage.is_empty());

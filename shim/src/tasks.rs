@@ -38,11 +38,16 @@ const KILL: u32 = 9;
 /// Largest number of a signal.
 const MAX_SIGNAL: u32 = 64;
 
-/// How long a container that is killed in order to delete it may take to end.
+/// How long a process may take to end after SIGKILL. Then a container ends with its pod, and a
+/// further process is given up: a guest can answer a signal and do nothing.
 const KILLED: Duration = Duration::from_secs(10);
 
 /// How long a container's further processes may take to end after its first.
 const LAST_EXECS: Duration = Duration::from_secs(10);
+
+/// Least time between two events about lack of memory in a container: a guest can make up as
+/// many as it likes, and each costs containerd and the host's log something.
+const OOM_PAUSE: Duration = Duration::from_secs(5);
 
 /// Shares of what the Task service is made of.
 #[derive(Clone)]
@@ -259,24 +264,35 @@ impl Tasks {
     /// Waits for a process to end and tells everybody.
     async fn watch(self, container: Arc<Container>, process: Arc<Process>) {
         let is_init = process.exec.is_empty();
-        let end = self.guest().wait(container.name(&process)).await;
-        let (exit, out_of_memory) = match end {
-            Ok(end) => (Exit::now(end.status.into()), end.oom_killed),
-            Err(failure) => {
+        let end = tokio::select! {
+            end = self.guest().wait(container.name(&process)) => Some(end),
+            () = process.given_up() => None,
+        };
+        process.note_end();
+        let (exit, out_of_memory) = match &end {
+            Some(Ok(end)) => (Exit::now(end.status.into()), end.oom_killed),
+            Some(Err(failure)) => {
                 log::info!("container {:?} ends with its pod: {failure}", container.id);
                 (Exit::killed(), false)
             }
+            None => (Exit::killed(), false),
         };
-        process.drain().await;
+        match end {
+            Some(_) => process.drain().await,
+            None => process.cut().await,
+        }
         process.not_starting().await;
         if is_init {
             // Their ends come before the container's.
-            let execs = container.execs();
-            let ends = execs
-                .iter()
-                .filter(|exec| matches!(exec.stage(), Stage::Starting | Stage::Running));
-            for exec in ends {
-                let _ = tokio::time::timeout(LAST_EXECS, exec.stopped()).await;
+            let mut execs = container.execs();
+            execs.retain(|exec| matches!(exec.stage(), Stage::Starting | Stage::Running));
+            let ends = async {
+                for exec in &execs {
+                    exec.stopped().await;
+                }
+            };
+            if tokio::time::timeout(LAST_EXECS, ends).await.is_err() {
+                execs.iter().for_each(|exec| exec.give_up());
             }
             container.set_frozen(Frozen::No);
             if out_of_memory && container.take_oom_event() {
@@ -299,7 +315,7 @@ impl Tasks {
         process.enter(Stage::Stopped(exit));
     }
 
-    /// Tells of each time that a container's memory was not enough.
+    /// Tells that a container's memory was not enough, and again when it was not since then.
     async fn watch_memory(self, container: Arc<Container>) {
         let mut known = 0;
         while let Ok(kills) = self.guest().wait_out_of_memory(&container.id, known).await {
@@ -309,6 +325,8 @@ impl Tasks {
             known = kills;
             container.oom_events.fetch_add(1, Ordering::Relaxed);
             self.send_out_of_memory(&container);
+            // What comes meanwhile is in the next count.
+            tokio::time::sleep(OOM_PAUSE).await;
         }
     }
 
@@ -370,13 +388,10 @@ impl Tasks {
 
     async fn delete_container(&self, container: &Arc<Container>) -> Result<Deleted, Failure> {
         if container.init.stage() == Stage::Created {
-            self.kill_created(container).await?;
+            self.kill_created(container).await;
         }
         let exit = container.init.stopped().await;
-        match self.guest().delete(&container.id).await {
-            Err(failure) if failure.code != Code::NOT_FOUND => return Err(failure),
-            _ => {}
-        }
+        self.delete_in_guest(container).await?;
         self.containers().remove(&container.id);
         self.0.publisher.send(&events::TaskDelete {
             container_id: container.id.clone(),
@@ -392,19 +407,60 @@ impl Tasks {
     }
 
     /// A container that was never started goes by force.
-    async fn kill_created(&self, container: &Container) -> Result<(), Failure> {
+    async fn kill_created(&self, container: &Arc<Container>) {
         let init = &container.init;
         match self.guest().signal(container.name(init), KILL, false).await {
-            Err(failure) if !has_ended(&failure) => return Err(failure),
-            _ => {}
+            Err(failure) if failure.code == Code::DEADLINE_EXCEEDED => {
+                self.signalled_in_vain(&container.id, KILL).await;
+            }
+            Err(failure) => log::debug!("killing container {:?}: {failure}", container.id),
+            Ok(()) => {}
         }
-        match tokio::time::timeout(KILLED, init.stopped()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Failure::deadline_exceeded(format!(
-                "container {:?} does not end though it was killed",
-                container.id
-            ))),
+        self.clone()
+            .make_sure(container.clone(), init.clone())
+            .await;
+    }
+
+    /// Waits for the end that SIGKILL brings, whatever the guest has answered to it, and brings
+    /// it about without the guest when it does not come.
+    async fn make_sure(self, container: Arc<Container>, process: Arc<Process>) {
+        if tokio::time::timeout(KILLED, process.ended()).await.is_ok() {
+            return;
         }
+        let (id, exec) = (&container.id, &process.exec);
+        if exec.is_empty() {
+            log::error!("container {id:?} does not end though it was killed; the pod is killed");
+            self.guest().kill().await;
+        } else {
+            log::error!("process {exec:?} does not end though it was killed; it is given up");
+            process.give_up();
+        }
+    }
+
+    /// Has the guest forget a container that has stopped. A guest that refuses that lies, or is
+    /// broken: its pod is killed. One that does not answer may only be slow, which the other
+    /// containers are not to pay for.
+    async fn delete_in_guest(&self, container: &Container) -> Result<(), Failure> {
+        let id = &container.id;
+        let failure = match self.guest().delete(id).await {
+            Err(failure) if failure.code != Code::NOT_FOUND => failure,
+            _ => return Ok(()),
+        };
+        if failure.code == Code::DEADLINE_EXCEEDED && self.is_any_alive() {
+            return Err(failure);
+        }
+        log::error!("container {id:?} cannot be deleted ({failure}); the pod is killed");
+        self.guest().kill().await;
+        self.guest().gone().await;
+        self.guest().delete(id).await
+    }
+
+    /// Whether a container has not stopped, or is being created.
+    fn is_any_alive(&self) -> bool {
+        self.containers().values().any(|container| {
+            let stage = container.as_ref().map(|container| container.init.stage());
+            !matches!(stage, Some(Stage::Stopped(_)))
+        })
     }
 
     async fn delete_exec(
@@ -415,8 +471,14 @@ impl Tasks {
         let exit = process.exit();
         if process.guest_pid() != 0 {
             match self.guest().delete_exec(container.name(process)).await {
-                Err(failure) if failure.code != Code::NOT_FOUND => return Err(failure),
-                _ => {}
+                Err(failure)
+                    if failure.code == Code::DEADLINE_EXCEEDED && !process.is_given_up() =>
+                {
+                    return Err(failure);
+                }
+                // It goes with its container at the latest.
+                Err(failure) => log::debug!("process {:?}: {failure}", process.exec),
+                Ok(()) => {}
             }
         }
         container.remove(&process.exec);
@@ -468,14 +530,33 @@ impl Tasks {
             _ => {}
         }
         let name = container.name(&process);
-        match self.guest().signal(name, signal, all).await {
+        let sent = self.guest().signal(name, signal, all).await;
+        if signal == KILL {
+            // Who kills is answered at once.
+            let sure = self.clone().make_sure(container.clone(), process.clone());
+            tokio::spawn(sure);
+        }
+        match sent {
             Err(failure) if has_ended(&failure) => Err(finished()),
-            Err(failure) if failure.code == Code::DEADLINE_EXCEEDED && signal == KILL => {
-                log::error!("the guest does not answer; the pod is killed");
-                self.guest().kill().await;
+            // A further process does not end its pod: it may be a probe, which a guest that is
+            // only slow outlives.
+            Err(failure) if failure.code == Code::DEADLINE_EXCEEDED && exec.is_empty() => {
+                self.signalled_in_vain(id, signal).await;
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// The guest has a signal for a container's first process, and has not said so. A KILL is to
+    /// have its effect all the same; another one waits in the guest, as it would for a frozen
+    /// process, so that the caller who sends KILL next comes to do so.
+    async fn signalled_in_vain(&self, id: &str, signal: u32) {
+        if signal == KILL {
+            log::error!("the guest does not answer; the pod is killed");
+            self.guest().kill().await;
+        } else {
+            log::warn!("the guest does not answer; signal {signal} for container {id:?} waits");
         }
     }
 
@@ -576,6 +657,13 @@ impl Tasks {
         Ok(pids.into_iter().map(|pid| (pid, exec_of(pid))).collect())
     }
 
+    /// All containers that are made, in the order of their identifiers.
+    pub(crate) fn all(&self) -> Vec<Arc<Container>> {
+        let mut all: Vec<_> = self.containers().values().flatten().cloned().collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        all
+    }
+
     /// What a container uses, as containerd's message.
     pub(crate) async fn stats(&self, id: &str) -> Result<Any, Failure> {
         let container = self.container(id)?;
@@ -583,7 +671,9 @@ impl Tasks {
             let message = format!("container {id:?} is stopped and uses nothing");
             return Err(Failure::not_found(message));
         }
-        stats::metrics(&self.guest().stats(id).await?)
+        let guest = self.guest();
+        let (stats, interfaces) = tokio::join!(guest.stats(id), guest.interfaces());
+        stats::metrics(&stats?, &interfaces)
     }
 
     /// What all containers use, as containerd's message.
@@ -596,7 +686,7 @@ impl Tasks {
                 stats::add(&mut sum, &stats);
             }
         }
-        stats::metrics(&sum)
+        stats::metrics(&sum, &self.guest().interfaces().await)
     }
 
     /// The process of the host that stands for a container; 0 if there is no such
@@ -607,8 +697,7 @@ impl Tasks {
 
     /// Waits until every container has stopped.
     pub(crate) async fn stopped(&self) {
-        let containers: Vec<_> = self.containers().values().flatten().cloned().collect();
-        for container in containers {
+        for container in self.all() {
             container.init.stopped().await;
         }
     }

@@ -68,6 +68,10 @@ impl Shim {
         shim
     }
 
+    fn was_killed(&self) -> bool {
+        self.guest.calls().contains(&"kill the pod".to_owned())
+    }
+
     fn status(&self, exec: &str) -> Status {
         let state = self.tasks.state("c", exec).unwrap();
         state.status.enum_value().unwrap()
@@ -355,14 +359,116 @@ async fn a_kill_that_comes_too_late_finds_nothing() {
 
 #[tokio::test]
 async fn a_guest_that_does_not_answer_a_kill_is_killed() {
-    let mut shim = Shim::running().await;
+    let mut shim = Shim::executing().await;
+    // Who gives up a probe gives up nothing else.
     shim.guest.fail_next(Failure::deadline_exceeded("late"));
-    let term = shim.tasks.kill("c", "", 15, false).await;
-    assert_eq!(code(term), Code::DEADLINE_EXCEEDED);
+    let probe = shim.tasks.kill("c", "e", 9, false).await;
+    assert_eq!(code(probe), Code::DEADLINE_EXCEEDED);
+    // One that is asked to end gets its time for it.
+    shim.guest.fail_next(Failure::deadline_exceeded("late"));
+    shim.tasks.kill("c", "", 15, false).await.unwrap();
+    assert!(!shim.was_killed());
     shim.guest.fail_next(Failure::deadline_exceeded("late"));
     shim.tasks.kill("c", "", 9, false).await.unwrap();
+    assert!(shim.was_killed());
     assert_eq!(shim.tasks.wait("c", "").await.unwrap().status, 137);
     assert_eq!(shim.topics().last().unwrap(), "/tasks/exit c 137");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_lies_about_a_kill_loses_its_pod() {
+    let answers: [fn() -> Option<Failure>; 4] = [
+        || None,
+        || Some(Failure::not_found("no such container")),
+        || Some(Failure::failed_precondition("it has ended")),
+        || Some(Failure::internal("no")),
+    ];
+    for answer in answers {
+        let shim = Shim::running().await;
+        shim.guest.lie();
+        if let Some(failure) = answer() {
+            shim.guest.fail_next(failure);
+        }
+        let before = tokio::time::Instant::now();
+        let _ = shim.tasks.kill("c", "", 9, false).await;
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert_eq!(shim.status(""), Status::RUNNING);
+        assert_eq!(shim.tasks.wait("c", "").await.unwrap().status, 137);
+        assert_eq!(before.elapsed(), KILLED);
+        assert!(shim.was_killed());
+        shim.tasks.delete("c", "").await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_container_ends_of_a_kill_stays() {
+    let shim = Shim::executing().await;
+    shim.tasks.kill("c", "e", 9, false).await.unwrap();
+    shim.tasks.wait("c", "e").await.unwrap();
+    // It ends late, but it ends, and who reads its output takes even longer.
+    shim.guest.lie();
+    shim.tasks.kill("c", "", 9, true).await.unwrap();
+    tokio::time::sleep(KILLED - Duration::from_secs(1)).await;
+    shim.guest.finish("c", "", 137);
+    tokio::time::sleep(KILLED * 2).await;
+    assert_eq!(shim.status(""), Status::STOPPED);
+    assert!(!shim.was_killed());
+    // Other signals are nothing to be made sure of.
+    let shim = Shim::running().await;
+    shim.guest.lie();
+    shim.tasks.kill("c", "", 15, true).await.unwrap();
+    tokio::time::sleep(KILLED * 2).await;
+    assert_eq!(shim.status(""), Status::RUNNING);
+    assert!(!shim.was_killed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_process_that_does_not_end_of_a_kill_is_given_up() {
+    let mut shim = Shim::executing().await;
+    shim.guest.lie();
+    let before = tokio::time::Instant::now();
+    shim.tasks.kill("c", "e", 9, false).await.unwrap();
+    assert_eq!(shim.tasks.wait("c", "e").await.unwrap().status, 137);
+    assert_eq!(before.elapsed(), KILLED);
+    assert_eq!(shim.topics().last().unwrap(), "/tasks/exit e 137");
+    shim.tasks.delete("c", "e").await.unwrap();
+    assert_eq!(shim.status(""), Status::RUNNING);
+    assert!(!shim.was_killed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_that_outlive_their_container_are_given_up() {
+    let shim = Shim::executing().await;
+    shim.guest.finish("c", "", 0);
+    shim.tasks.wait("c", "").await.unwrap();
+    assert_eq!(shim.tasks.wait("c", "e").await.unwrap().status, 137);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_created_container_goes_though_the_guest_keeps_it() {
+    let shim = Shim::new();
+    shim.create("c").await.unwrap();
+    shim.guest.lie();
+    shim.guest.fail_next(Failure::internal("no"));
+    let deleted = shim.tasks.delete("c", "").await.unwrap();
+    assert_eq!(deleted.exit.unwrap().status, 137);
+    assert!(shim.was_killed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_refuses_a_deletion_loses_its_pod() {
+    let shim = Shim::stopped().await;
+    shim.create("d").await.unwrap();
+    shim.guest.lie();
+    shim.tasks.delete("c", "").await.unwrap();
+    assert!(shim.was_killed());
+    assert_eq!(shim.tasks.wait("d", "").await.unwrap().status, 137);
+
+    // One that does not answer, when nothing else of it is alive.
+    let shim = Shim::stopped().await;
+    shim.guest.fail_next(Failure::deadline_exceeded("late"));
+    shim.tasks.delete("c", "").await.unwrap();
+    assert!(shim.was_killed());
 }
 
 #[tokio::test]
@@ -483,6 +589,22 @@ async fn lack_of_memory_is_told_before_the_end_and_once() {
     assert_eq!(shim.topics()[2..], ["/tasks/oom", "/tasks/exit c 137"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn lack_of_memory_is_told_only_so_often() {
+    let mut shim = Shim::running().await;
+    shim.topics();
+    for kills in 1..=100 {
+        shim.guest.kills.send_replace(kills);
+        tokio::time::sleep(OOM_PAUSE / 50).await;
+    }
+    assert!((2..=3).contains(&shim.topics().len()));
+    // All of them have been told of.
+    tokio::time::sleep(OOM_PAUSE).await;
+    shim.topics();
+    tokio::time::sleep(OOM_PAUSE * 2).await;
+    assert!(shim.topics().is_empty());
+}
+
 #[tokio::test]
 async fn terminals_are_resized_and_others_left_alone() {
     let shim = Shim::new();
@@ -539,10 +661,11 @@ async fn a_pods_use_is_the_sum_of_its_containers() {
     let shim = Shim::running().await;
     shim.create("d").await.unwrap();
     let any = shim.tasks.stats_of_all().await.unwrap();
-    assert_eq!(
-        Metrics::parse_from_bytes(&any.value).unwrap().pids.current,
-        6
-    );
+    let metrics = Metrics::parse_from_bytes(&any.value).unwrap();
+    assert_eq!(metrics.pids.current, 6);
+    // The network is one for all of them.
+    let received = metrics.network.iter().map(|network| network.rx_bytes);
+    assert_eq!(received.collect::<Vec<_>>(), [11]);
 }
 
 #[tokio::test]
@@ -558,11 +681,14 @@ async fn only_one_of_two_deletions_at_once_deletes() {
 #[tokio::test]
 async fn a_deletion_that_fails_may_be_tried_again() {
     let shim = Shim::stopped().await;
+    // The pod is not to be ended for it.
+    shim.create("d").await.unwrap();
     shim.guest.fail_next(Failure::deadline_exceeded("late"));
     assert_eq!(
         code(shim.tasks.delete("c", "").await),
         Code::DEADLINE_EXCEEDED
     );
+    assert!(!shim.was_killed());
     shim.tasks.delete("c", "").await.unwrap();
 }
 

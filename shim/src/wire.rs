@@ -31,6 +31,24 @@ impl Fields {
         self.bytes(number).map_or_else(Self::default, Self::parse)
     }
 
+    /// Whether the field `number` is there and not a number.
+    pub(crate) fn has(&self, number: u32) -> bool {
+        self.bytes(number).is_some()
+    }
+
+    /// The texts in the field `number`, in their order.
+    pub(crate) fn texts(&self, number: u32) -> Vec<&str> {
+        let fields = self.0.special_fields.unknown_fields().iter();
+        fields
+            .filter_map(|(field, value)| match value {
+                UnknownValueRef::LengthDelimited(text) if field == number => {
+                    Some(std::str::from_utf8(text).unwrap_or_default())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The map of texts in the field `number`.
     pub(crate) fn map(&self, number: u32) -> HashMap<String, String> {
         let fields = self.0.special_fields.unknown_fields().iter();

@@ -11,12 +11,17 @@ use nacre_pod::assets::{Choices, Given};
 
 use crate::image::ImageArgs;
 use crate::network::Published;
+use crate::oci::cli::{GlobalArgs, Verb};
+use crate::pods::cli::PodVerb;
 use crate::size::Mebibytes;
 
 /// Runs OCI bundles in micro-VMs of their own.
 #[derive(Debug, Parser)]
 #[command(name = "vm-run", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: GlobalArgs,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -31,6 +36,20 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Remove what is left of the CNI networks of pods whose `vm-run` was killed
     Gc,
+    /// Write the manual pages into DIR, which must be there
+    #[command(hide = true)]
+    Manual(ManualArgs),
+    #[command(flatten)]
+    Pods(PodVerb),
+    #[command(flatten)]
+    Oci(Verb),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ManualArgs {
+    /// Where to write to
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -188,7 +207,7 @@ fn ethernet_address(text: &str) -> Result<HardwareAddress, String> {
 }
 
 /// Identifiers as the agent takes them; they become names of directories.
-fn container_id(text: &str) -> Result<String, &'static str> {
+pub(crate) fn container_id(text: &str) -> Result<String, &'static str> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if text.is_empty() || text.len() > 128 || text.starts_with('.') || !text.chars().all(is_allowed)
     {

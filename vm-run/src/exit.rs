@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use crate::bundle::RunError;
+use crate::launch::RunError;
 use crate::logger;
 
 /// Ends as the container did, or says why there was none.

@@ -1,4 +1,4 @@
-//! `vm-run gc`: what killed ones have left on CNI networks, removed.
+//! `vm-run gc`: what killed ones have left of their networks, removed.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

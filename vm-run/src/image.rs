@@ -20,8 +20,9 @@ use nacre_image::{
 };
 use nacre_pod::timing::Moment;
 
-use crate::bundle::{self, RunError};
+use crate::bundle;
 use crate::cli::PodArgs;
+use crate::launch::RunError;
 use crate::logger;
 use crate::signals::StopSignal;
 

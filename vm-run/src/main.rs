@@ -4,10 +4,15 @@ mod bundle;
 mod check;
 mod cli;
 mod exit;
+mod forward;
 mod gc;
 mod image;
+mod launch;
 mod logger;
+mod manual;
 mod network;
+mod oci;
+mod pods;
 mod shape;
 mod signals;
 mod size;
@@ -27,11 +32,13 @@ fn main() -> ExitCode {
         Err(error) => return exit::usage(&error),
     };
     match cli.command {
-        Command::Bundle(args) => {
+        Command::Bundle(mut args) => {
+            args.pod.debug |= cli.globals.debug;
             logger::start(args.pod.debug);
             exit::status(bundle::run(&args, request))
         }
-        Command::Image(args) => {
+        Command::Image(mut args) => {
+            args.pod.debug |= cli.globals.debug;
             logger::start(args.pod.debug);
             exit::status(image::run(&args, request))
         }
@@ -40,5 +47,8 @@ fn main() -> ExitCode {
             logger::start(false);
             gc::run()
         }
+        Command::Manual(args) => manual::write(&args),
+        Command::Pods(verb) => pods::run(&verb, cli.globals.debug),
+        Command::Oci(verb) => oci::run(&cli.globals, &verb),
     }
 }

@@ -3,7 +3,7 @@
 use nacre_pod::boot::{MAX_MEMORY_MIB, MAX_VCPUS};
 use nacre_pod::spec::Bundle;
 
-use crate::cli::PodArgs;
+use crate::size::Mebibytes;
 
 /// Memory of a guest whose container has no limit, MiB. Only what is touched
 /// costs the host anything.
@@ -13,6 +13,13 @@ const DEFAULT_MEMORY: u64 = 512;
 /// agent, page tables, caches.
 const GUEST_MEMORY: u64 = 128;
 
+/// What somebody has said about the guest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct GivenShape {
+    pub(crate) vcpus: Option<u8>,
+    pub(crate) memory: Option<Mebibytes>,
+}
+
 /// The guest of a bundle.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Shape {
@@ -21,19 +28,25 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// What the command line says, else what follows from the bundle.
-    pub(crate) fn choose(args: &PodArgs, bundle: &Bundle) -> Self {
-        let memory = args.memory.map(|size| size.0);
+    /// What was said, else what follows from the bundle.
+    pub(crate) fn choose(given: &GivenShape, bundle: &Bundle) -> Self {
+        let memory = given.memory.map(|size| size.0);
         Self {
-            vcpus: args.cpus.unwrap_or_else(|| vcpus_for(bundle.cpu_limit())),
+            vcpus: given.vcpus.unwrap_or_else(|| {
+                let confined = bundle.host_cpus().map(|cpus| cpus.count());
+                vcpus_for(bundle.cpu_limit(), confined)
+            }),
             memory_mib: memory.unwrap_or_else(|| memory_for(bundle.memory_limit())),
         }
     }
 }
 
-fn vcpus_for(limit: Option<u64>) -> u8 {
-    let limit = limit.unwrap_or(1).clamp(1, u64::from(MAX_VCPUS));
-    u8::try_from(limit).unwrap_or(MAX_VCPUS)
+/// As many as the quota amounts to, and no more than it is `confined` to.
+fn vcpus_for(limit: Option<u64>, confined: Option<u64>) -> u8 {
+    let wanted = limit.or(confined).unwrap_or(1);
+    let wanted = wanted.min(confined.unwrap_or(u64::MAX));
+    let wanted = wanted.clamp(1, u64::from(MAX_VCPUS));
+    u8::try_from(wanted).unwrap_or(MAX_VCPUS)
 }
 
 fn memory_for(limit: Option<u64>) -> u64 {
@@ -58,8 +71,11 @@ mod tests {
 
     #[test]
     fn a_quota_is_that_many_cpus() {
-        assert_eq!(vcpus_for(None), 1);
-        assert_eq!(vcpus_for(Some(3)), 3);
-        assert_eq!(vcpus_for(Some(u64::MAX)), MAX_VCPUS);
+        assert_eq!(vcpus_for(None, None), 1);
+        assert_eq!(vcpus_for(Some(3), None), 3);
+        assert_eq!(vcpus_for(Some(u64::MAX), None), MAX_VCPUS);
+        assert_eq!(vcpus_for(None, Some(2)), 2);
+        assert_eq!(vcpus_for(Some(1), Some(2)), 1);
+        assert_eq!(vcpus_for(Some(3), Some(2)), 2);
     }
 }

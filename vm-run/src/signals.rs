@@ -4,22 +4,30 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that are passed on. Left out are those that nobody sends on purpose
-/// (faults), that stop this process (job control), and SIGWINCH, which becomes
-/// a terminal's new size.
+/// Signals that are passed on. Left out are those of faults, which the kernel would raise again
+/// and again where they are handled (SIGBUS, SIGFPE, SIGILL, SIGSEGV), that tell this process
+/// of its own files and children (SIGPIPE, SIGCHLD), that stop it (job control), and SIGWINCH,
+/// which becomes a terminal's new size.
 const FORWARDED: &[i32] = &[
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
+    libc::SIGTRAP,
+    libc::SIGABRT,
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGALRM,
     libc::SIGTERM,
+    libc::SIGSTKFLT,
     libc::SIGCONT,
+    libc::SIGURG,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
     libc::SIGVTALRM,
     libc::SIGPROF,
     libc::SIGIO,
     libc::SIGPWR,
+    libc::SIGSYS,
 ];
 
 /// Signals by which somebody wants this process to end.
@@ -133,7 +141,17 @@ mod tests {
     #[tokio::test]
     async fn signals_arrive_by_their_number() {
         let mut signals = Signals::new(StopSignal::default()).unwrap();
-        for number in [libc::SIGUSR1, libc::SIGRTMIN() + 3] {
+        for number in [
+            libc::SIGUSR1,
+            libc::SIGTRAP,
+            libc::SIGSTKFLT,
+            libc::SIGURG,
+            libc::SIGXCPU,
+            libc::SIGXFSZ,
+            libc::SIGSYS,
+            libc::SIGABRT,
+            libc::SIGRTMIN() + 3,
+        ] {
             // SAFETY: the signal is handled; raising it changes no memory.
             unsafe { libc::raise(number) };
             assert_eq!(signals.next().await, Arrived::Forward(number));

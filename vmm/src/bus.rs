@@ -44,6 +44,15 @@ impl DeviceBus {
         }
     }
 
+    /// Resets the device at `index`, whatever its driver thinks of it.
+    pub fn reset(&self, index: usize) {
+        if let Some(device) = self.devices.get(index)
+            && let Ok(mut device) = device.lock()
+        {
+            device.reset();
+        }
+    }
+
     fn find(&self, address: u64) -> Option<(std::sync::MutexGuard<'_, MmioTransport>, u64)> {
         let offset = address.checked_sub(DEVICES)?;
         let index = usize::try_from(offset / SIZE).ok()?;

@@ -17,6 +17,12 @@ pub const MIN_MEMORY_MIB: u64 = 32;
 /// Largest guest memory in MiB (1 TiB).
 pub const MAX_MEMORY_MIB: u64 = 1 << 20;
 
+/// Largest number of pairs of queues of a network device.
+pub const MAX_QUEUE_PAIRS: u8 = 8;
+
+/// Number of slots for block devices.
+pub const BLOCK_SLOTS: u32 = 8;
+
 /// A monitor's descriptors, by number.
 pub mod fds {
     use std::os::fd::RawFd;
@@ -31,8 +37,8 @@ pub mod fds {
     pub const KERNEL: RawFd = 6;
     /// The initramfs.
     pub const INITRAMFS: RawFd = 7;
-    /// The first network device's tap; its vhost-net descriptor follows when it
-    /// has one, then the next device's.
+    /// The tap of the first network device's first pair of queues; its vhost-net
+    /// descriptor follows when it has one, then the next pair's and the next device's.
     pub const FIRST_NETWORK: RawFd = 8;
 }
 
@@ -66,8 +72,22 @@ pub struct MonitorConfig {
 pub struct NetworkConfig {
     /// MAC address of the guest's end.
     pub mac: [u8; 6],
-    /// Largest packet in bytes without the Ethernet header.
-    pub mtu: u16,
-    /// A vhost-net descriptor comes with the tap.
+    /// Number of pairs of queues, 1 to [`MAX_QUEUE_PAIRS`].
+    pub queue_pairs: u8,
+    /// A vhost-net descriptor comes with the tap of each pair.
     pub vhost: bool,
+}
+
+/// A block device that is put into a slot of a machine that runs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Its size in bytes; what is less than a sector of 512 is not used.
+    pub bytes: u64,
+    /// Its logical block in bytes.
+    pub block_size: u32,
+    /// The guest may not write to it.
+    pub read_only: bool,
+    /// What the guest may know it by, at most 20 bytes.
+    pub serial: String,
 }

@@ -78,7 +78,11 @@ mod tests {
         for byte in [0, b'"', 0xff] {
             let mut console = Console::new(true);
             (0..CAPACITY).for_each(|_| console.push(byte));
-            let message = serde_json::to_vec(&Event::Console(console.tail())).unwrap();
+            let event = Event::Console {
+                question: u64::MAX,
+                text: console.tail(),
+            };
+            let message = serde_json::to_vec(&event).unwrap();
             assert!(message.len() <= MAX_MESSAGE, "{byte}: {}", message.len());
         }
     }

@@ -17,6 +17,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::config::DiskConfig;
+
 /// Largest message in bytes, console tails included.
 pub const MAX_MESSAGE: usize = 96 << 10;
 
@@ -30,9 +32,33 @@ pub enum Request {
         port: u32,
     },
     /// Asks for [`Event::Stats`].
-    Stats,
+    Stats {
+        /// Comes back with the answer: one that comes late is no answer to the next question.
+        question: u64,
+    },
     /// Asks for [`Event::Console`].
-    Console,
+    Console {
+        /// As for [`Request::Stats`].
+        question: u64,
+    },
+    /// Puts the block device that comes with it into a slot, which must be free. Answered by
+    /// [`Event::Slot`].
+    AttachDisk {
+        /// As for [`Request::Stats`].
+        question: u64,
+        /// Number of the slot, below [`BLOCK_SLOTS`](crate::config::BLOCK_SLOTS).
+        slot: u32,
+        /// The device.
+        disk: DiskConfig,
+    },
+    /// Takes the block device out of a slot and closes it; harmless for a slot that is free.
+    /// Answered by [`Event::Slot`].
+    DetachDisk {
+        /// As for [`Request::Stats`].
+        question: u64,
+        /// Number of the slot.
+        slot: u32,
+    },
 }
 
 /// What a monitor reports.
@@ -56,10 +82,27 @@ pub enum Event {
         exits: u64,
     },
     /// Answers [`Request::Stats`].
-    Stats(Stats),
-    /// Answers [`Request::Console`]: the newest part of what the guest's kernel
-    /// wrote to its console. Hostile text.
-    Console(String),
+    Stats {
+        /// Number of the question.
+        question: u64,
+        /// What the machine has used.
+        stats: Stats,
+    },
+    /// Answers [`Request::Console`].
+    Console {
+        /// Number of the question.
+        question: u64,
+        /// The newest part of what the guest's kernel wrote to its console. Hostile text.
+        text: String,
+    },
+    /// Answers [`Request::AttachDisk`] and [`Request::DetachDisk`].
+    Slot {
+        /// Number of the question.
+        question: u64,
+        /// The number of the slot's device among all devices of the machine, or why nothing
+        /// was done.
+        answer: Result<u32, String>,
+    },
     /// The last message: the virtual machine has ended.
     Exited(ExitReport),
 }
@@ -85,10 +128,12 @@ pub struct ExitCounts {
 }
 
 impl ExitCounts {
-    /// All exits.
+    /// All exits. A monitor that its guest has taken over may say any numbers.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.pio + self.mmio + self.other
+        self.pio
+            .saturating_add(self.mmio)
+            .saturating_add(self.other)
     }
 }
 
@@ -223,6 +268,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn hostile_counts_do_not_overflow() {
+        let exits = ExitCounts {
+            pio: u64::MAX,
+            mmio: 1,
+            other: 1,
+        };
+        assert_eq!(exits.total(), u64::MAX);
+    }
+
+    #[test]
     fn a_message_arrives_with_its_descriptor() {
         let (front_door, monitor) = pair().unwrap();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
@@ -260,7 +315,10 @@ mod tests {
     #[test]
     fn a_reader_that_sleeps_does_not_block_the_sender() {
         let (_front_door, monitor) = pair().unwrap();
-        let event = Event::Console("x".repeat(MAX_MESSAGE / 2));
+        let event = Event::Console {
+            question: u64::MAX,
+            text: "x".repeat(MAX_MESSAGE / 2),
+        };
         let error = (0..1000)
             .find_map(|_| monitor.send(&event, None).err())
             .unwrap();

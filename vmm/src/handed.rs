@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
-use crate::client::NetworkFds;
+use crate::client::QueuePairFds;
 use crate::config::{MonitorConfig, fds};
 use crate::control::MonitorSocket;
 use crate::machine::BootFiles;
@@ -57,24 +57,26 @@ impl Handed {
     }
 }
 
-/// Takes the descriptors of the configured network devices.
+/// Takes the descriptors of the configured network devices, pair by pair.
 ///
 /// # Errors
 /// [`MissingFd`].
-pub fn network(config: &MonitorConfig) -> Result<Vec<NetworkFds>, MissingFd> {
+pub fn network(config: &MonitorConfig) -> Result<Vec<Vec<QueuePairFds>>, MissingFd> {
     let mut next = fds::FIRST_NETWORK..;
     let mut take_next = || take(next.next().unwrap_or(RawFd::MAX));
-    let device = |vhost: bool| {
-        Ok(NetworkFds {
+    let mut pair = |vhost: bool| {
+        Ok(QueuePairFds {
             tap: take_next()?,
             vhost: if vhost { Some(take_next()?) } else { None },
         })
     };
-    config
-        .network
-        .iter()
-        .map(|network| network.vhost)
-        .map(device)
+    let devices = config.network.iter();
+    devices
+        .map(|device| {
+            (0..device.queue_pairs)
+                .map(|_| pair(device.vhost))
+                .collect()
+        })
         .collect()
 }
 

@@ -93,6 +93,14 @@ pub struct BootFiles {
     pub initramfs: File,
 }
 
+/// The devices of a machine.
+pub struct Devices {
+    /// In the guest's order, each with an interrupt line of its own.
+    pub ordinary: Vec<Box<dyn VirtioDevice>>,
+    /// Slots, behind them: where lines are few they share the last.
+    pub slots: Vec<Box<dyn VirtioDevice>>,
+}
+
 /// A machine that is ready to run.
 pub struct Machine {
     /// The vCPUs, the boot processor first.
@@ -115,7 +123,7 @@ impl Machine {
         config: &MonitorConfig,
         kvm: OwnedFd,
         mut boot: BootFiles,
-        devices: Vec<Box<dyn VirtioDevice>>,
+        devices: Devices,
         exits: Arc<ExitCounters>,
     ) -> Result<Self, MachineError> {
         check(config)?;
@@ -205,12 +213,17 @@ fn create_vm(kvm: OwnedFd) -> Result<(Kvm, VmFd), MachineError> {
 fn attach(
     vm: &VmFd,
     memory: &Arc<GuestMemory>,
-    devices: Vec<Box<dyn VirtioDevice>>,
+    devices: Devices,
 ) -> Result<(DeviceBus, Vec<(u64, u32)>), MachineError> {
-    let count = devices.len();
+    let own_lines = FIRST_IRQ..LAST_IRQ;
+    let count = devices.ordinary.len();
+    if count > own_lines.len() {
+        return Err(MachineError::TooManyDevices(count));
+    }
     let mut bus = DeviceBus::default();
-    let mut lines = Vec::with_capacity(count);
-    for (irq, device) in (FIRST_IRQ..=LAST_IRQ).zip(devices) {
+    let mut lines = Vec::new();
+    let devices = devices.ordinary.into_iter().chain(devices.slots);
+    for (irq, device) in own_lines.chain(std::iter::repeat(LAST_IRQ)).zip(devices) {
         let transport = MmioTransport::new(device, Arc::clone(memory)).map_err(|source| {
             MachineError::Host {
                 step: "create a device",
@@ -226,11 +239,7 @@ fn attach(
         }
         lines.push((bus.add(transport), irq));
     }
-    if lines.len() < count {
-        Err(MachineError::TooManyDevices(count))
-    } else {
-        Ok((bus, lines))
-    }
+    Ok((bus, lines))
 }
 
 fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>, MachineError> {

@@ -14,18 +14,20 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
-use crate::client::NetworkFds;
-use crate::config::MonitorConfig;
+use crate::bus::DeviceBus;
+use crate::client::QueuePairFds;
+use crate::config::{BLOCK_SLOTS, DiskConfig, MonitorConfig};
 use crate::control::{Event, ExitReason, ExitReport, MonitorSocket, Request, Stats};
 use crate::counters::ExitCounters;
 use crate::handed::{self, Handed, MissingFd};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::jail::{self, JailError, SHARE_IN_JAIL};
-use crate::machine::{BootFiles, Machine, MachineError};
+use crate::machine::{BootFiles, Devices, Machine, MachineError};
 use crate::memory;
 use crate::vcpu::{self, Shared};
 use crate::virtio::GuestMemory;
 use crate::virtio::balloon::Balloon;
+use crate::virtio::blk::{Blk, Slot};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::fs::{Fs, FsError};
 use crate::virtio::net::{Net, NetConfig, NetError};
@@ -96,6 +98,7 @@ struct Running {
     _vm: VmFd,
     shared: Arc<Shared>,
     connector: Connector,
+    slots: Slots,
     memory: Arc<GuestMemory>,
     ends: Receiver<ExitReason>,
     ended: OwnedFd,
@@ -115,6 +118,11 @@ impl Running {
 
         let exits = Arc::new(ExitCounters::default());
         let (devices, connector) = devices(&config, network, control, &exits)?;
+        let (slots, empty) = Slots::spawn(devices.len())?;
+        let devices = Devices {
+            ordinary: devices,
+            slots: empty,
+        };
         let machine = Machine::assemble(&config, kvm, boot, devices, exits)?;
         let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| StartError::Host {
             what: "an eventfd",
@@ -145,6 +153,7 @@ impl Running {
             _vm: machine.vm,
             shared,
             connector,
+            slots,
             memory,
             ends,
             ended,
@@ -190,11 +199,29 @@ impl Running {
                 self.connect(port, descriptor);
                 return None;
             }
-            Request::Stats => Event::Stats(Stats {
-                exits: self.shared.exits.read(),
-                memory_touched: memory::touched(&self.memory).unwrap_or(0),
-            }),
-            Request::Console => Event::Console(self.console_tail()),
+            Request::Stats { question } => {
+                let stats = Stats {
+                    exits: self.shared.exits.read(),
+                    memory_touched: memory::touched(&self.memory).unwrap_or(0),
+                };
+                Event::Stats { question, stats }
+            }
+            Request::Console { question } => Event::Console {
+                question,
+                text: self.console_tail(),
+            },
+            Request::AttachDisk {
+                question,
+                slot,
+                disk,
+            } => Event::Slot {
+                question,
+                answer: self.slots.attach(slot, &disk, descriptor),
+            },
+            Request::DetachDisk { question, slot } => Event::Slot {
+                question,
+                answer: self.slots.detach(slot, &self.shared.bus),
+            },
         };
         if let Err(error) = control.send(&reply, None) {
             log::warn!("cannot answer the front door: {error}");
@@ -225,10 +252,55 @@ impl Running {
     }
 }
 
+/// Where block devices are attached while the machine runs.
+struct Slots {
+    /// Number of the first one's device on the bus; the others follow.
+    first: usize,
+    slots: Vec<Slot>,
+}
+
+impl Slots {
+    /// Empty slots whose devices come behind so many others, and these devices.
+    fn spawn(first: usize) -> Result<(Self, Vec<Box<dyn VirtioDevice>>), StartError> {
+        let slots: Vec<_> = (0..BLOCK_SLOTS).map(|_| Slot::default()).collect();
+        let device = |slot: &Slot| Ok(Box::new(Blk::spawn(slot.clone())?) as Box<dyn VirtioDevice>);
+        let devices: io::Result<Vec<_>> = slots.iter().map(device).collect();
+        let devices = devices.map_err(|source| StartError::Host {
+            what: "the threads of block devices",
+            source,
+        })?;
+        Ok((Self { first, slots }, devices))
+    }
+
+    /// Puts a disk into a slot; returns the number of its device.
+    fn attach(&self, slot: u32, disk: &DiskConfig, fd: Option<OwnedFd>) -> Result<u32, String> {
+        let (index, slot) = self.find(slot)?;
+        let fd = fd.ok_or("no device came with the request")?;
+        slot.insert(fd, disk).map_err(|error| error.to_string())?;
+        Ok(index)
+    }
+
+    /// Takes the disk out of a slot, whether the guest has let go of it or not.
+    fn detach(&self, slot: u32, bus: &DeviceBus) -> Result<u32, String> {
+        let (index, slot) = self.find(slot)?;
+        // In this order: a driver that comes in between finds no disk.
+        slot.remove();
+        bus.reset(index as usize);
+        Ok(index)
+    }
+
+    fn find(&self, number: u32) -> Result<(u32, &Slot), String> {
+        let number = number as usize;
+        let slot = self.slots.get(number).ok_or("there is no such slot")?;
+        let index = u32::try_from(self.first + number).map_err(|error| error.to_string())?;
+        Ok((index, slot))
+    }
+}
+
 /// The machine's devices in the guest's order, those that boot needs first.
 fn devices(
     config: &MonitorConfig,
-    network: Vec<NetworkFds>,
+    network: Vec<Vec<QueuePairFds>>,
     control: &Arc<MonitorSocket>,
     exits: &Arc<ExitCounters>,
 ) -> Result<(Vec<Box<dyn VirtioDevice>>, Connector), StartError> {
@@ -244,13 +316,10 @@ fn devices(
     let fs = Fs::spawn(&config.share_tag, Path::new(SHARE_IN_JAIL))?;
     let mut devices: Vec<Box<dyn VirtioDevice>> =
         vec![Box::new(vsock), Box::new(fs), Box::<Rng>::default()];
-    for (device, fds) in config.network.iter().zip(network) {
-        let NetworkFds { tap, vhost } = fds;
+    for (device, pairs) in config.network.iter().zip(network) {
         let config = NetConfig {
             mac: device.mac,
-            mtu: device.mtu,
-            tap,
-            vhost,
+            pairs,
         };
         devices.push(Box::new(Net::spawn(config)?));
     }
@@ -258,19 +327,27 @@ fn devices(
     Ok((devices, connector))
 }
 
-/// Passes connections of the guest on to the front door.
+/// Passes connections of the guest on to the front door, one for each port: a guest has no use
+/// for more, and could else have the front door, which is root, take them without end.
 fn announce(
     control: &Arc<MonitorSocket>,
     exits: &Arc<ExitCounters>,
 ) -> impl FnMut(u32, OwnedFd) -> io::Result<()> + Send + 'static {
     let (control, exits) = (Arc::clone(control), Arc::clone(exits));
+    let mut announced = Vec::new();
     move |port, socket| {
+        if announced.contains(&port) {
+            let error = "the guest has been connected to it before";
+            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, error));
+        }
         let event = Event::Accepted {
             port,
             at_ns: now_ns(),
             exits: exits.read().total(),
         };
-        control.send(&event, Some(socket.as_fd()))
+        control.send(&event, Some(socket.as_fd()))?;
+        announced.push(port);
+        Ok(())
     }
 }
 
@@ -307,4 +384,49 @@ fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_filled_once_and_emptied_as_often_as_one_likes() {
+        let (slots, devices) = Slots::spawn(3).unwrap();
+        assert_eq!(devices.len(), BLOCK_SLOTS as usize);
+        let bus = DeviceBus::default();
+        let config = DiskConfig {
+            bytes: 512,
+            block_size: 512,
+            read_only: false,
+            serial: "7:0".to_owned(),
+        };
+        let disk = || Some(OwnedFd::from(File::open("/dev/null").unwrap()));
+        slots.attach(1, &config, None).unwrap_err();
+        assert_eq!(slots.attach(1, &config, disk()), Ok(4));
+        slots.attach(1, &config, disk()).unwrap_err();
+        assert_eq!(slots.attach(0, &config, disk()), Ok(3));
+        for _ in 0..2 {
+            assert_eq!(slots.detach(1, &bus), Ok(4));
+        }
+        assert_eq!(slots.attach(1, &config, disk()), Ok(4));
+        slots.attach(BLOCK_SLOTS, &config, disk()).unwrap_err();
+        slots.detach(u32::MAX, &bus).unwrap_err();
+    }
+
+    #[test]
+    fn each_port_is_announced_once() {
+        let (front_door, monitor) = crate::control::pair().unwrap();
+        let mut announce = announce(&Arc::new(monitor), &Arc::default());
+        let socket = || std::fs::File::open("/dev/null").unwrap().into();
+        announce(1024, socket()).unwrap();
+        announce(1025, socket()).unwrap();
+        announce(1024, socket()).unwrap_err();
+        for expected in [1024, 1025] {
+            let (event, descriptor) = front_door.receive().unwrap().unwrap();
+            assert!(matches!(event, Event::Accepted { port, .. } if port == expected));
+            assert!(descriptor.is_some());
+        }
+        front_door.receive().unwrap_err();
+    }
 }

@@ -12,9 +12,8 @@ use std::path::{Path, PathBuf};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
-use nacre_protocol::GUEST_SHARE;
-use oci_spec::runtime::{Process, Spec};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources, Process, Spec};
+use rustix::fs::OFlags;
 use rustix::process::Pid;
 
 use super::cgroup::Cgroup;
@@ -24,8 +23,15 @@ use super::helper::{Made, hand_over};
 use super::id::Id;
 use super::report::{BuildRequest, Failure, Report, receive, send};
 use super::spec::{self, PidNamespace, Prepared};
-use super::{devices, directories, home, mount_points, paths, terminal};
+use super::start_hooks::StartHooks;
+use super::user_namespace::{self, Users};
+use super::{
+    copy_up, device_nodes, devices, directories, home, masked_paths, mount_options, mount_points,
+    mounted_disks, paths, readonly_paths, rlimits, sysctls, terminal, update,
+};
 use crate::boot::limits;
+use crate::error::Error;
+use crate::share;
 
 /// Builds the container that is asked for on the socket `control` and reports
 /// there. The caller ends the process afterwards.
@@ -51,33 +57,97 @@ fn build(request: &BuildRequest, pid_namespace: Option<&OwnedFd>) -> Result<Made
         Some(fd) => PidNamespace::Join(format!("/proc/self/fd/{}", fd.as_raw_fd()).into()),
         None => PidNamespace::New,
     };
-    let prepared = read_spec(&bundle, &id, &pid)?;
+    let mut prepared = read_spec(&bundle, request, &id, &pid)?;
     check_terminal(request.terminal, prepared.spec.process().as_ref())?;
     check_shared(&prepared.shared)?;
-    set_guest_sysctls(&prepared.guest_sysctls)?;
+    device_nodes::check(&prepared.spec)?;
+    sysctls::set_of_guest(&prepared.guest_sysctls)?;
+    // Held until libcontainer has joined it.
+    let _users = user_namespace::make(&mut prepared.spec)?;
+    let masked = masked_paths::take(&mut prepared.spec);
     let spec = finish_spec(prepared.spec, &bundle)?;
+    let hooks = StartHooks::new(prepared.start_hooks, &id, &bundle, &spec);
+    let owner = owner_of_stdio(&spec)?;
     let cgroup = Cgroup::of(&id);
-    devices::apply(cgroup.path(), prepared.devices.as_deref()).map_err(|error| match error {
-        devices::DeviceRuleError::Kernel(_) => Failure::internal(error),
-        _ => Failure::invalid(error),
-    })?;
+    let disks = mounted_disks::rules(&spec)?;
+    limit(&cgroup, prepared.resources.as_ref())?;
+    let rules = device_rules(prepared.resources.as_ref());
+    allow_devices(&cgroup, &[rules, &disks].concat())?;
     let console = request
         .terminal
         .then(|| terminal::ConsoleSocket::bind(&bundle))
         .transpose()
         .map_err(Failure::internal)?;
     if console.is_none() {
-        own_stdio(user_of(&spec)).map_err(Failure::internal)?;
+        own_stdio(owner).map_err(Failure::internal)?;
     }
-    let (verdict, pid) = run_builder(&id, &bundle, console.as_ref())?;
+    let (verdict, pid) = run_builder(&id, &bundle, console.as_ref(), hooks)?;
     let terminal = console
-        .map(|console| console.receive(request.terminal_size, user_of(&spec)))
+        .map(|console| console.receive(request.terminal_size, owner))
         .transpose()
-        .map_err(Failure::internal)?;
-    Ok(Made {
-        pid,
-        verdict,
-        terminal,
+        .map_err(Failure::internal);
+    // Its mounts are made.
+    let settled = take_back(&cgroup, &disks, rules)
+        .and_then(|()| rlimits::set(Some(pid), prepared.rlimits.as_deref()))
+        .and_then(|()| sysctls::set_of_container(pid, &prepared.sysctls))
+        .and_then(|()| readonly_paths::restore_flags(pid, &spec))
+        .and_then(|()| masked_paths::mask(pid, &masked));
+    match settled.and(terminal) {
+        Ok(terminal) => Ok(Made {
+            pid,
+            verdict,
+            terminal,
+        }),
+        Err(failure) => {
+            // It waits to be started; the cgroup's removal takes what is left of it.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            Err(failure)
+        }
+    }
+}
+
+fn limit(cgroup: &Cgroup, resources: Option<&LinuxResources>) -> Result<(), Failure> {
+    let Some(resources) = resources else {
+        return Ok(());
+    };
+    update::set(cgroup, resources).map_err(|error| match error {
+        Error::InvalidArgument(message) => Failure::invalid(message),
+        error => Failure::internal(error),
+    })
+}
+
+fn device_rules(resources: Option<&LinuxResources>) -> &[LinuxDeviceCgroup] {
+    let rules = resources.and_then(|resources| resources.devices().as_deref());
+    rules.unwrap_or_default()
+}
+
+/// Lets a container use the devices of these rules, and those that all may use.
+fn allow_devices(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<(), Failure> {
+    devices::apply(cgroup.path(), rules).map_err(|error| match error {
+        devices::DeviceRuleError::Kernel(_) => Failure::internal(error),
+        _ => Failure::invalid(error),
+    })
+}
+
+/// Leaves a container only the rules of its specification.
+fn take_back(
+    cgroup: &Cgroup,
+    disks: &[LinuxDeviceCgroup],
+    rules: &[LinuxDeviceCgroup],
+) -> Result<(), Failure> {
+    if disks.is_empty() {
+        return Ok(());
+    }
+    allow_devices(cgroup, rules)
+}
+
+/// The guest's user to whom the process's streams are to belong.
+fn owner_of_stdio(spec: &Spec) -> Result<u32, Failure> {
+    let uid = user_of(spec);
+    Users::of(spec).in_guest(uid).ok_or_else(|| {
+        Failure::invalid(format!(
+            "process.user.uid: {uid} is not in linux.uidMappings"
+        ))
     })
 }
 
@@ -86,13 +156,34 @@ pub(super) fn reset_oom_score() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "0")
 }
 
-fn read_spec(bundle: &Path, id: &Id, pid: &PidNamespace) -> Result<Prepared, Failure> {
+fn read_spec(
+    bundle: &Path,
+    request: &BuildRequest,
+    id: &Id,
+    pid: &PidNamespace,
+) -> Result<Prepared, Failure> {
     let json = fs::read(bundle.join(CONFIG)).map_err(Failure::internal)?;
-    let parsed = spec::parse(&json).map_err(Failure::invalid)?;
+    let mut parsed = spec::parse(&json).map_err(Failure::invalid)?;
     spec::check(&parsed, pid).map_err(Failure::invalid)?;
+    mount_copies(&mut parsed, &request.volumes)?;
     let hostname = rustix::system::uname();
     let hostname = hostname.nodename().to_string_lossy();
     spec::prepare(parsed, id, &hostname, pid).map_err(Failure::invalid)
+}
+
+/// Has bind mounts, by their numbers, show the copies of volumes instead of the share.
+fn mount_copies(spec: &mut Spec, copies: &[(usize, PathBuf)]) -> Result<(), Failure> {
+    for (index, copy) in copies {
+        let mounts = spec.mounts_mut().as_mut();
+        let mount = mounts.and_then(|mounts| mounts.get_mut(*index));
+        let mount = mount.filter(|mount| spec::is_bind(mount)).ok_or_else(|| {
+            Failure::invalid(format!(
+                "copied_volumes.mount: mounts[{index}] is no bind mount"
+            ))
+        })?;
+        mount.set_source(Some(copy.clone()));
+    }
+    Ok(())
 }
 
 /// Name of the specification in a bundle.
@@ -111,35 +202,12 @@ pub(super) fn check_terminal(terminal: bool, process: Option<&Process>) -> Resul
     Ok(())
 }
 
-/// Paths of the share must not lead out of it by a link that a container has
-/// planted in a directory it can write to.
+/// Refuses paths that lead out of the share.
 fn check_shared(shared: &[(String, PathBuf)]) -> Result<(), Failure> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let share = rustix::fs::open(GUEST_SHARE, flags, Mode::empty())
-        .map_err(|error| Failure::internal(format!("{GUEST_SHARE}: {error}")))?;
     for (field, path) in shared {
-        let below = path.strip_prefix(GUEST_SHARE).unwrap_or(path);
-        let below = if below.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            below
-        };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        openat2(&share, below, flags, Mode::empty(), resolve).map_err(|error| {
-            let error = io::Error::from(error);
-            Failure::invalid(format!("{field}: {}: {error}", path.display()))
-        })?;
-    }
-    Ok(())
-}
-
-fn set_guest_sysctls(sysctls: &[(String, String)]) -> Result<(), Failure> {
-    for (path, value) in sysctls {
-        let file = Path::new("/proc/sys").join(path);
-        fs::write(&file, value).map_err(|error| {
-            let name = path.replace('/', ".");
-            Failure::invalid(format!("linux.sysctl[{name:?}]: {error}"))
-        })?;
+        let opened = share::open(path, OFlags::PATH).map_err(Failure::internal)?;
+        opened
+            .map_err(|error| Failure::invalid(format!("{field}: {}: {error}", path.display())))?;
     }
     Ok(())
 }
@@ -153,7 +221,10 @@ fn finish_spec(mut spec: Spec, bundle: &Path) -> Result<Spec, Failure> {
         .unwrap_or_default();
     let uid = user_of(&spec);
     mount_points::check(&spec, &rootfs)?;
+    mount_options::check(&spec)?;
     directories::make(&spec, &rootfs);
+    directories::check(&spec, &rootfs)?;
+    copy_up::prepare(&mut spec, &rootfs, bundle)?;
     if let Some(process) = spec.process_mut() {
         let env = process.env_mut().get_or_insert_default();
         home::add_home(env, uid, || home::read_passwd(&rootfs));
@@ -193,11 +264,12 @@ fn run_builder(
     id: &Id,
     bundle: &Path,
     console: Option<&terminal::ConsoleSocket>,
+    hooks: StartHooks,
 ) -> Result<(File, Pid), Failure> {
     let (read, write) = crate::streams::open_ends().map_err(Failure::internal)?;
     let verdict = File::from(read);
     let built = ContainerBuilder::new(id.as_str().to_owned(), SyscallType::default())
-        .with_executor(WorkloadExecutor::new(File::from(write)))
+        .with_executor(WorkloadExecutor::new(File::from(write), hooks))
         .with_console_socket(console.map(terminal::ConsoleSocket::path))
         .with_root_path(bundle)
         .and_then(|builder| {
@@ -224,7 +296,11 @@ fn failure_of(verdict: &File, error: &LibcontainerError) -> Failure {
         .ok()
         .and_then(|()| serde_json::from_reader(verdict).ok());
     told.unwrap_or_else(|| {
-        let message = chain(error);
+        let mut message = chain(error);
+        if message.ends_with("failed to run hooks") {
+            // libcontainer does not say which; what it printed is in the container's output.
+            message = "hooks.createContainer: a hook has failed or was too slow".to_owned();
+        }
         if matches!(error, LibcontainerError::InvalidSpec(_)) {
             Failure::invalid(message)
         } else {
@@ -234,7 +310,7 @@ fn failure_of(verdict: &File, error: &LibcontainerError) -> Failure {
 }
 
 /// An error with its causes, each once, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

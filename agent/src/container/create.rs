@@ -18,6 +18,7 @@ use super::stdio::{self, ClaimedStreams};
 use super::{Container, Made};
 use super::{Guest, paths};
 use crate::error::{Doing, Error};
+use crate::volumes::Use;
 
 /// Creates the container of a request. Leaves nothing behind when it fails.
 pub(super) async fn create(
@@ -28,10 +29,21 @@ pub(super) async fn create(
     let pid_namespace = Choice::make(guest, request).await?;
     let stdio = request.stdio.clone().unwrap_or_default();
     let streams = ClaimedStreams::claim(&stdio, &guest.streams).await?;
+    let directories = guest.directories.hold(request.directories.clone()).await?;
+    let volumes = guest.volumes.copy(&request.copied_volumes).await?;
     let cgroup = Cgroup::of(id);
     let bundle = Bundle::write(paths::bundle(id), &request.spec)?;
     let built = match cgroup.create().doing("cannot make the container's cgroup") {
-        Ok(()) => build(guest, id, &stdio, streams, &cgroup, &pid_namespace).await,
+        Ok(()) => {
+            let make = BuildRequest {
+                id: id.as_str().to_owned(),
+                terminal: stdio.terminal,
+                terminal_size: stdio::terminal_size(&stdio),
+                own_pid_namespace: matches!(pid_namespace, Choice::Own),
+                volumes: volumes.iter().map(Use::mount).collect(),
+            };
+            build(guest, &make, &stdio, streams, &cgroup, &pid_namespace).await
+        }
         Err(error) => Err(error),
     };
     match built {
@@ -43,6 +55,8 @@ pub(super) async fn create(
                 cgroup,
                 bundle: bundle.keep(),
                 pid_namespace: pid_namespace.held(),
+                volumes,
+                directories,
             },
         )),
         Err(error) => {
@@ -80,7 +94,7 @@ impl Drop for Bundle {
 
 async fn build(
     guest: &Guest,
-    id: &Id,
+    request: &BuildRequest,
     stdio: &Stdio,
     streams: ClaimedStreams,
     cgroup: &Cgroup,
@@ -88,14 +102,8 @@ async fn build(
 ) -> Result<(Arc<Process>, OwnedFd), Error> {
     let (child_stdio, kept) = stdio::prepare(stdio, streams)?;
     let helper = HelperProcess::spawn(guest, Role::BuildContainer, child_stdio)?;
-    let request = BuildRequest {
-        id: id.as_str().to_owned(),
-        terminal: stdio.terminal,
-        terminal_size: stdio::terminal_size(stdio),
-        own_pid_namespace: matches!(pid_namespace, Choice::Own),
-    };
     let fds: Vec<_> = pid_namespace.joined().into_iter().collect();
-    let built = helper.build(&request, &fds).await?;
+    let built = helper.build(request, &fds).await?;
     let (init, verdict) = built.adopt(helper, kept, Some(cgroup))?;
     let init = Arc::new(init);
     end_the_rest_with(&init, cgroup.clone());

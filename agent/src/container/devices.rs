@@ -95,11 +95,8 @@ const DEFAULT_RULES: [Rule; 11] = [
 ];
 
 /// Applies the specification's rules and the default ones to a cgroup.
-pub(crate) fn apply(
-    cgroup: &Path,
-    rules: Option<&[LinuxDeviceCgroup]>,
-) -> Result<(), DeviceRuleError> {
-    let rules = effective_rules(rules.unwrap_or_default())?;
+pub(crate) fn apply(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), DeviceRuleError> {
+    let rules = effective_rules(rules)?;
     let program = load(&compile(&rules))?;
     attach(&program, &File::open(cgroup)?)?;
     Ok(())

@@ -21,6 +21,7 @@ use std::fs::File;
 use super::lookup::{self, LookupError};
 use super::null;
 use super::report::Failure;
+use super::start_hooks::StartHooks;
 
 /// Executes the process of a specification and says on a pipe why it could not.
 ///
@@ -29,19 +30,20 @@ use super::report::Failure;
 #[derive(Clone)]
 pub(super) struct WorkloadExecutor {
     verdict: Arc<File>,
+    hooks: StartHooks,
 }
 
 impl WorkloadExecutor {
-    /// An executor that reports to the writing end of a pipe.
-    pub(super) fn new(verdict: File) -> Self {
+    /// An executor that runs hooks first, and reports to the writing end of a pipe.
+    pub(super) fn new(verdict: File, hooks: StartHooks) -> Self {
         Self {
             verdict: Arc::new(verdict),
+            hooks,
         }
     }
 
-    fn report(&self, error: &LookupError) {
-        let failure = Failure::invalid(error);
-        if let Ok(text) = serde_json::to_vec(&failure) {
+    fn report(&self, failure: &Failure) {
+        if let Ok(text) = serde_json::to_vec(failure) {
             // The exit status still tells when the pipe has no reader.
             let _ = (&*self.verdict).write_all(&text);
         }
@@ -58,7 +60,7 @@ impl Executor for WorkloadExecutor {
             ExecutorValidationError::ArgValidationError("process.args is empty".to_owned())
         })?;
         lookup::find(command, env).map_err(|error| {
-            self.report(&error);
+            self.report(&Failure::invalid(&error));
             ExecutorValidationError::ArgValidationError(error.to_string())
         })?;
         Ok(())
@@ -70,11 +72,17 @@ impl Executor for WorkloadExecutor {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let error = match spec.process() {
+        let process = spec.process().as_ref();
+        let env = process.and_then(|process| process.env().as_deref());
+        if let Err(failure) = self.hooks.run(env.unwrap_or_default()) {
+            self.report(&failure);
+            std::process::exit(1);
+        }
+        let error = match process {
             Some(process) => execute(process),
             None => LookupError::NotInPath(String::new()),
         };
-        self.report(&error);
+        self.report(&Failure::invalid(&error));
         // Returning would make libcontainer exit with 255.
         std::process::exit(error.shell_status());
     }

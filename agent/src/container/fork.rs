@@ -25,6 +25,14 @@ pub(super) fn plain() -> io::Result<Option<Pid>> {
     clone(&arguments())
 }
 
+/// Clones this process, which must have one thread, into a new user namespace; see
+/// [`into_cgroup`].
+pub(super) fn into_user_namespace() -> io::Result<Option<Pid>> {
+    let mut arguments = arguments();
+    arguments.flags = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
+    clone(&arguments)
+}
+
 fn arguments() -> libc::clone_args {
     // SAFETY: clone_args is plain data, for which zeroes are a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };

@@ -34,10 +34,10 @@ impl Freezer {
 }
 
 impl Container {
-    /// Freezes all processes of the container, which must run.
+    /// Freezes all processes of the container, which must not have ended.
     pub(crate) async fn pause(&self) -> Result<(), Error> {
         let _changing = self.freezer.changing.lock().await;
-        self.check_runs()?;
+        self.check_lives()?;
         if self.freezer.is_paused() {
             return Err(self.precondition("is paused already"));
         }
@@ -65,13 +65,13 @@ impl Container {
             }
         }
         // One that ended meanwhile is not paused.
-        self.check_runs()
+        self.check_lives()
     }
 
     /// Lets all processes of a paused container go on.
     pub(crate) async fn resume(&self) -> Result<(), Error> {
         let _changing = self.freezer.changing.lock().await;
-        self.check_runs()?;
+        self.check_lives()?;
         if !self.freezer.is_paused() {
             return Err(self.precondition("is not paused"));
         }

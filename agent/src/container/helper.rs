@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::helper_process::Role;
 use super::report::{Failure, Report, receive, send};
-use super::{build, exec, parked};
+use super::{build, exec, look, parked};
 
 /// Carries out the task that is asked for on the socket `control`, and reports
 /// there. The caller ends the process afterwards.
@@ -29,6 +29,7 @@ pub fn run(role: Role, control: RawFd) -> io::Result<()> {
         Role::BuildContainer => build::run(&control),
         Role::Exec => exec::join(&control),
         Role::Park => parked::run(&control),
+        Role::Look => look::run(&control),
     }
 }
 

@@ -25,6 +25,9 @@ use crate::reaper::Reaper;
 /// How long a helper may take.
 const BUILDING: Duration = Duration::from_secs(120);
 
+/// How long a helper may take that only looks.
+const LOOKING: Duration = Duration::from_secs(5);
+
 /// What a helper is for: the first argument of the agent's program. The second
 /// is the number of the control socket's descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,16 +38,19 @@ pub enum Role {
     Exec,
     /// Parks a process in a new PID namespace.
     Park,
+    /// Looks at the processes of a container.
+    Look,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::BuildContainer, Self::Exec, Self::Park];
+    const ALL: [Self; 4] = [Self::BuildContainer, Self::Exec, Self::Park, Self::Look];
 
     fn name(self) -> &'static str {
         match self {
             Self::BuildContainer => "build-container",
             Self::Exec => "exec",
             Self::Park => "park",
+            Self::Look => "look",
         }
     }
 
@@ -160,17 +166,36 @@ impl HelperProcess {
         request: &impl Serialize,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Built, Error> {
+        match self.ask(request, fds, BUILDING).await? {
+            (Report::Created { pid }, fds) => Self::take_over(pid, fds),
+            (Report::Failed(failure), _) => Err(failure.into()),
+            (Report::Seen, _) => Err(nothing_handed_over()),
+        }
+    }
+
+    /// Asks it to look at processes; gives the file with what it has seen. The helper ends when
+    /// it is dropped.
+    pub(super) async fn look(&self, request: &impl Serialize) -> Result<OwnedFd, Error> {
+        match self.ask(request, &[], LOOKING).await? {
+            (Report::Seen, fds) => fds.into_iter().next().ok_or_else(nothing_handed_over),
+            (Report::Failed(failure), _) => Err(failure.into()),
+            (Report::Created { .. }, _) => Err(nothing_handed_over()),
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: &impl Serialize,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<(Report, Vec<OwnedFd>), Error> {
         send(self.control.get_ref(), request, fds).doing("cannot ask a helper")?;
-        let (report, fds) = match timeout(BUILDING, self.report()).await {
-            Ok(report) => report.doing("a helper failed")?,
+        match timeout(limit, self.report()).await {
+            Ok(report) => report.doing("a helper failed"),
             Err(_late) => {
-                let message = format!("a helper was not done within {BUILDING:?}");
-                return Err(Error::Internal(message));
+                let message = format!("a helper was not done within {limit:?}");
+                Err(Error::Internal(message))
             }
-        };
-        match report {
-            Report::Created { pid } => Self::take_over(pid, fds),
-            Report::Failed(failure) => Err(failure.into()),
         }
     }
 
@@ -186,8 +211,7 @@ impl HelperProcess {
     fn take_over(pid: i32, fds: Vec<OwnedFd>) -> Result<Built, Error> {
         let mut fds = fds.into_iter();
         let (Some(pidfd), Some(verdict)) = (fds.next(), fds.next()) else {
-            let message = "a helper has handed nothing over";
-            return Err(Error::Internal(message.to_owned()));
+            return Err(nothing_handed_over());
         };
         Ok(Built {
             pid,
@@ -212,6 +236,10 @@ impl HelperProcess {
             Ok(())
         })
     }
+}
+
+fn nothing_handed_over() -> Error {
+    Error::Internal("a helper has handed nothing over".to_owned())
 }
 
 impl Drop for HelperProcess {

@@ -2,9 +2,12 @@
 
 mod build;
 mod cgroup;
+mod copy_up;
 mod create;
+mod device_nodes;
 mod devices;
 mod directories;
+mod enter;
 mod exec;
 mod executor;
 mod fork;
@@ -13,22 +16,31 @@ mod helper;
 mod helper_process;
 mod home;
 mod id;
+mod look;
 mod lookup;
+mod masked_paths;
+mod mount_options;
 mod mount_points;
+mod mounted_disks;
 mod null;
 mod parked;
 mod paths;
 mod pid_namespace;
 mod privileges;
 mod process;
+mod readonly_paths;
 mod registry;
 mod report;
+mod rlimits;
 mod spec;
+mod start_hooks;
 mod stats;
 mod stdio;
+mod sysctls;
 mod table;
 mod terminal;
 mod update;
+mod user_namespace;
 mod verdict;
 mod watched_file;
 
@@ -36,7 +48,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
@@ -47,16 +58,19 @@ use exec::Execs;
 use freeze::Freezer;
 pub use helper::run as run_helper;
 pub use helper_process::Role;
-use id::Id;
+pub(crate) use id::Id;
 pub(crate) use paths::{CGROUP_PARENT, CGROUP_ROOT};
 use pid_namespace::Held;
 pub(crate) use pid_namespace::PodPidNamespace;
 use process::Process;
 pub(crate) use registry::Registry;
+pub(crate) use sysctls::set_of_pod as set_sysctls;
 
 use crate::error::{Doing, Error};
 use crate::reaper::Reaper;
+use crate::share::{Directories, Held as HeldDirectories};
 use crate::streams::StreamTable;
+use crate::volumes::{Use, Volumes};
 
 /// What all containers of a guest share.
 pub(crate) struct Guest {
@@ -65,6 +79,8 @@ pub(crate) struct Guest {
     pub(crate) reaper: Arc<Reaper>,
     pub(crate) streams: Arc<StreamTable>,
     pub(crate) pid_namespace: Arc<PodPidNamespace>,
+    pub(crate) volumes: Arc<Volumes>,
+    pub(crate) directories: Arc<Directories>,
 }
 
 /// A container from its creation to its deletion.
@@ -73,15 +89,19 @@ pub(crate) struct Container {
     init: Arc<Process>,
     /// Says how executing the workload went; taken by the one start.
     verdict: Mutex<Option<OwnedFd>>,
-    /// The workload has been executed.
-    started: AtomicBool,
     execs: Execs,
     freezer: Freezer,
     cgroup: Cgroup,
+    /// Held while its limits change.
+    updating: Mutex<()>,
     bundle: PathBuf,
     deleted: watch::Sender<bool>,
     /// There while its PID namespace is the pod's.
     pid_namespace: Mutex<Option<Held>>,
+    /// Volumes that it has copies of.
+    volumes: Mutex<Vec<Use>>,
+    /// What it has of the share.
+    directories: Mutex<Option<HeldDirectories>>,
 }
 
 /// What a container is made of.
@@ -91,6 +111,8 @@ struct Made {
     cgroup: Cgroup,
     bundle: PathBuf,
     pid_namespace: Option<Held>,
+    volumes: Vec<Use>,
+    directories: HeldDirectories,
 }
 
 impl Container {
@@ -101,11 +123,13 @@ impl Container {
             id,
             init: made.init,
             verdict: Mutex::new(Some(made.verdict)),
-            started: AtomicBool::new(false),
             cgroup: made.cgroup,
+            updating: Mutex::default(),
             bundle: made.bundle,
             deleted: watch::Sender::new(false),
             pid_namespace: Mutex::new(made.pid_namespace),
+            volumes: Mutex::new(made.volumes),
+            directories: Mutex::new(Some(made.directories)),
         }
     }
 
@@ -133,9 +157,7 @@ impl Container {
             }
             released => released.doing("cannot start the container")?,
         }
-        verdict::read(verdict).await?;
-        self.started.store(true, Ordering::Relaxed);
-        Ok(())
+        verdict::read(verdict).await
     }
 
     /// Its first process, or the one that Exec has started as `exec_id`.
@@ -151,15 +173,12 @@ impl Container {
         self.execs.delete(exec_id)
     }
 
-    /// Refuses what needs a workload that runs.
-    fn check_runs(&self) -> Result<(), Error> {
-        if self.init.exit().is_some() {
-            return Err(self.precondition("has stopped"));
+    /// Refuses what needs its first process, if only one that waits to be started.
+    fn check_lives(&self) -> Result<(), Error> {
+        match self.init.exit() {
+            Some(_) => Err(self.precondition("has stopped")),
+            None => Ok(()),
         }
-        if !self.started.load(Ordering::Relaxed) {
-            return Err(self.precondition("has not been started"));
-        }
-        Ok(())
     }
 
     /// Sends a signal to one process; see [`Container::process`].
@@ -205,6 +224,8 @@ impl Container {
             .doing("cannot remove the container's cgroup")?;
         remove_bundle(&self.bundle);
         drop(lock(&self.pid_namespace).take());
+        lock(&self.volumes).clear();
+        drop(lock(&self.directories).take());
         self.deleted.send_replace(true);
         Ok(())
     }

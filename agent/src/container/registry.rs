@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nacre_protocol::agent::{CreateContainerRequest, ExecRequest};
+use nacre_protocol::agent::{CreateContainerRequest, ExecRequest, ProcessDetails};
 
 use super::id::Id;
 use super::table::Table;
@@ -40,6 +40,11 @@ impl Registry {
         let pid = container.init().pid();
         reservation.keep(Arc::new(container));
         Ok(pid)
+    }
+
+    /// What the processes of a container are.
+    pub(crate) async fn look(&self, container: &Container) -> Result<Vec<ProcessDetails>, Error> {
+        container.look(&self.guest).await
     }
 
     /// Starts a further process in a container and gives its identifier.

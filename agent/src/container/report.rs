@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -36,11 +37,20 @@ pub(crate) struct BuildRequest {
     /// The PID namespace is as the specification says. Else it is the one whose
     /// descriptor is beside the message, or a new one when there is none.
     pub own_pid_namespace: bool,
+    /// Bind mounts, by their numbers, that show the copy of a volume instead.
+    pub volumes: Vec<(usize, PathBuf)>,
 }
 
 /// To park a process in a new PID namespace.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct ParkRequest {}
+
+/// At whose processes to look.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct LookRequest {
+    /// The container's identifier.
+    pub id: String,
+}
 
 /// Which process to start in a container. Beside it: the pidfd of the
 /// container's first process, and a file with the `process` as JSON.
@@ -66,6 +76,8 @@ pub(crate) enum Report {
         /// Process identifier in the agent's PID namespace.
         pid: i32,
     },
+    /// Processes were looked at. Beside it: a file with what was seen.
+    Seen,
     /// Nothing was left behind.
     Failed(Failure),
 }

@@ -47,9 +47,7 @@ async fn claim(id: u64, table: &StreamTable) -> Result<Option<Arc<Socket>>, Erro
     if id == 0 {
         return Ok(None);
     }
-    let claimed = table.claim(id).await;
-    let stream = claimed.map_err(|error| Error::FailedPrecondition(error.to_string()))?;
-    Ok(Some(Arc::new(stream)))
+    Ok(Some(Arc::new(table.claim(id).await?)))
 }
 
 /// The three descriptors that a process begins with.

@@ -4,6 +4,7 @@
 //! takes time that the first container does not have to wait for.
 
 use std::fs;
+use std::io;
 
 use crate::error::{Doing, Error};
 
@@ -24,14 +25,34 @@ pub(super) fn bring_online(wanted: u32) -> Result<(), Error> {
     let present = ids("present")?;
     if present.len() < wanted as usize {
         let message = format!("cpus: {wanted} asked for, the guest has {}", present.len());
-        return Err(Error::InvalidArgument(message));
+        return Err(Error::FailedPrecondition(message));
     }
     let stopped = present.iter().filter(|id| !running.contains(id));
     for id in stopped.take(missing) {
-        fs::write(format!("{CPUS}/cpu{id}/online"), "1")
-            .doing(&format!("cannot bring CPU {id} online"))?;
+        write_online(*id, "1").doing(&format!("cannot bring CPU {id} online"))?;
     }
     Ok(())
+}
+
+/// Brings CPUs online, or takes those of the highest numbers offline, until there are
+/// `wanted`.
+pub(super) fn set_online(wanted: u32) -> Result<(), Error> {
+    if wanted == 0 {
+        return Err(Error::InvalidArgument(
+            "cpus: must be at least 1".to_owned(),
+        ));
+    }
+    bring_online(wanted)?;
+    let running = ids("online")?;
+    // The boot CPU is the first, and stays.
+    for id in running.iter().skip(wanted as usize).rev() {
+        write_online(*id, "0").doing(&format!("cannot take CPU {id} offline"))?;
+    }
+    Ok(())
+}
+
+fn write_online(id: u32, value: &str) -> io::Result<()> {
+    fs::write(format!("{CPUS}/cpu{id}/online"), value)
 }
 
 fn ids(list: &str) -> Result<Vec<u32>, Error> {
@@ -81,8 +102,17 @@ mod tests {
     }
 
     #[test]
-    fn more_cpus_than_there_are_is_an_error_of_the_request() {
-        let error = bring_online(MAX_ID).unwrap_err();
+    fn more_cpus_than_there_are_or_none_are_refused() {
+        for bring in [bring_online, set_online] {
+            let error = bring(MAX_ID).unwrap_err();
+            assert!(matches!(error, Error::FailedPrecondition(_)), "{error}");
+        }
+        let error = set_online(0).unwrap_err();
         assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+    }
+
+    #[test]
+    fn as_many_cpus_as_are_online_is_nothing_to_do() {
+        set_online(online().unwrap()).unwrap();
     }
 }

@@ -10,4 +10,4 @@ mod table;
 
 pub(crate) use accept::accept_streams;
 pub(crate) use copy::{PipeOrTerminal, feed, open_ends, relay};
-pub(crate) use table::StreamTable;
+pub(crate) use table::{StreamError, StreamTable};

@@ -32,7 +32,7 @@ pub(crate) fn tests() -> Vec<Check> {
         ("an_exec_does_not_trust_the_workloads_files", hostile_files),
         ("a_command_that_cannot_be_executed_is_told", failures),
         ("what_an_exec_cannot_have_is_refused_by_name", refused),
-        ("an_exec_needs_a_container_that_runs", needs_running),
+        ("an_exec_needs_a_container_that_has_not_ended", needs_life),
         ("an_exec_id_is_taken_until_it_is_deleted", identifiers),
         ("a_signal_to_an_exec_hits_only_it", signals),
         ("an_exec_ends_with_the_first_process", ends_with_init),
@@ -396,7 +396,11 @@ fn refused(guest: &Guest) {
         ("selinuxLabel", json!("x")),
         (
             "ioPriority",
-            json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0}),
+            json!({"class": "IOPRIO_CLASS_IDLE", "priority": -1}),
+        ),
+        (
+            "scheduler",
+            json!({"policy": "SCHED_FIFO", "priority": 100}),
         ),
         ("terminal", json!(true)),
     ] {
@@ -437,10 +441,10 @@ fn refused(guest: &Guest) {
     end(container);
 }
 
-fn needs_running(guest: &Guest) {
+fn needs_life(guest: &Guest) {
     let created = guest.create("c", &spec(&["sleep", "99"])).unwrap();
-    let refused = created.exec("e", &process("true")).err().unwrap();
-    refused.expect(Code::FAILED_PRECONDITION, "has not been started");
+    let early = created.exec("early", &process("echo early")).unwrap();
+    assert_eq!(early.finish().stdout, "early\n");
     created.start().unwrap();
     created.signal(9, false).unwrap();
     created.wait();

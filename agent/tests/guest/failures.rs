@@ -122,7 +122,7 @@ fn refused_by_name(guest: &Guest) {
         (
             "/linux/namespaces/0/type",
             json!("user"),
-            "linux.namespaces[0].type",
+            "linux.namespaces",
         ),
         (
             "/hooks",

@@ -11,9 +11,9 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use nacre_protocol::agent::{
-    CreateContainerRequest, DeleteContainerRequest, DeleteExecRequest, ExecRequest, PidNamespace,
-    ResizeTerminalRequest, ShutDownRequest, SignalContainerRequest, StartContainerRequest, Stdio,
-    TerminalSize, WaitContainerRequest, WaitContainerResponse,
+    CopiedVolume, CreateContainerRequest, DeleteContainerRequest, DeleteExecRequest, ExecRequest,
+    PidNamespace, ResizeTerminalRequest, ShutDownRequest, SignalContainerRequest,
+    StartContainerRequest, Stdio, TerminalSize, WaitContainerRequest, WaitContainerResponse,
 };
 use nacre_protocol::agent_ttrpc::AgentClient;
 use nacre_protocol::stream::StreamHeader;
@@ -128,6 +128,33 @@ impl Guest {
         spec: &Value,
         pid_namespace: PidNamespace,
     ) -> Result<Container<'_>, CallError> {
+        let request = CreateContainerRequest {
+            pid_namespace: pid_namespace.into(),
+            ..CreateContainerRequest::default()
+        };
+        self.create_as(id, spec, request)
+    }
+
+    /// Creates a container with all its streams and copies of volumes.
+    pub(crate) fn create_copying(
+        &self,
+        id: &str,
+        spec: &Value,
+        copied_volumes: Vec<CopiedVolume>,
+    ) -> Result<Container<'_>, CallError> {
+        let request = CreateContainerRequest {
+            copied_volumes,
+            ..CreateContainerRequest::default()
+        };
+        self.create_as(id, spec, request)
+    }
+
+    fn create_as(
+        &self,
+        id: &str,
+        spec: &Value,
+        request: CreateContainerRequest,
+    ) -> Result<Container<'_>, CallError> {
         let terminal = spec["process"]["terminal"] == json!(true);
         let (stdin_stream, stdin) = self.open_stream();
         let (stdout_stream, stdout) = self.open_stream();
@@ -148,8 +175,7 @@ impl Guest {
                 ..Stdio::default()
             })
             .into(),
-            pid_namespace: pid_namespace.into(),
-            ..CreateContainerRequest::default()
+            ..request
         };
         self.create_with(&request)?;
         Ok(Container {
@@ -285,6 +311,7 @@ impl Guest {
                 "run/nacre/containers",
                 (|_| true) as fn(&fs::DirEntry) -> bool,
             ),
+            ("run/nacre/volumes", |_| true),
             ("sys/fs/cgroup/nacre", |entry| entry.path().is_dir()),
         ] {
             let left: Vec<_> = fs::read_dir(root.join(directory))

@@ -230,6 +230,10 @@ fn set_up(guest: &Guest) {
         hostname: "pod-7".to_owned(),
         cpus: 1,
         resolv_conf: "nameserver 10.0.0.10\n".to_owned(),
+        hosts: "192.0.2.1 of-pod\n".to_owned(),
+        sysctls: [("net.ipv4.ip_unprivileged_port_start", "77")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         ..SetUpPodRequest::default()
     };
     for _ in 0..2 {
@@ -239,18 +243,27 @@ fn set_up(guest: &Guest) {
     let mut spec = spec(&[
         "sh",
         "-c",
-        "hostname; cat /etc/resolv.conf; ip addr show lo",
+        "hostname; cat /etc/resolv.conf /etc/hosts /etc/hostname \
+         /proc/sys/net/ipv4/ip_unprivileged_port_start; ip addr show lo",
     ]);
     spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}]);
-    spec["mounts"].as_array_mut().unwrap().push(json!({
-        "destination": "/etc/resolv.conf", "type": "bind",
-        "source": "/run/nacre/resolv.conf", "options": ["bind", "ro"]
-    }));
+    for file in ["resolv.conf", "hosts", "hostname"] {
+        spec["mounts"].as_array_mut().unwrap().push(json!({
+            "destination": format!("/etc/{file}"), "type": "bind",
+            "source": format!("/run/nacre/{file}"), "options": ["bind", "ro"]
+        }));
+    }
     let output = guest.run(&spec);
-    assert!(
-        output.stdout.starts_with("pod-7\nnameserver 10.0.0.10\n"),
-        "{output:?}"
-    );
+    let seen = "pod-7\nnameserver 10.0.0.10\n192.0.2.1 of-pod\npod-7\n77\n";
+    assert!(output.stdout.starts_with(seen), "{output:?}");
+    for foreign in ["vm.swappiness", "net.ipv4.no_such_parameter"] {
+        let request = SetUpPodRequest {
+            sysctls: [(foreign.to_owned(), "1".to_owned())].into(),
+            ..request.clone()
+        };
+        let refused = guest.call(async |agent, context| agent.set_up_pod(context, &request).await);
+        refused.unwrap_err().expect(Code::INVALID_ARGUMENT, foreign);
+    }
     assert!(output.stdout.contains("127.0.0.1"), "{output:?}");
     let request = GuestStatsRequest::default();
     let stats = guest.call(async |agent, context| agent.guest_stats(context, &request).await);
@@ -339,6 +352,7 @@ fn interface(guest: &Guest) {
             // Instead of the kernel's own, which asks the same table first.
             rule(5, "0.0.0.0/0", 255),
             rule(7, "10.1.2.3/32", 1000),
+            rule(8, "10.1.2.4/32", 1000),
             rule(32766, "0.0.0.0/0", 254),
         ],
         ..SetUpPodRequest::default()
@@ -353,6 +367,10 @@ fn interface(guest: &Guest) {
     for _ in 0..2 {
         set_up(&request).unwrap();
     }
+    // What is planned no more goes; what somebody in the guest has made does not.
+    guest.ip("rule add priority 100 from 10.7.0.0/16 lookup 1000");
+    request.policy_rules.remove(2);
+    set_up(&request).unwrap();
     let output = guest
         .sh(
             r#"ip addr show eth0; ip route; ip route show table 1000; ip -6 route; ip neigh
@@ -371,6 +389,7 @@ fn interface(guest: &Guest) {
         [
             "5: from all lookup local",
             "7: from 10.1.2.3 lookup 1000",
+            "100: from 10.7.0.0/16 lookup 1000",
             "32766: from all lookup main",
         ]
     );

@@ -17,6 +17,7 @@ mod failures;
 mod lifecycle;
 mod pods;
 mod streams;
+mod volumes;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,6 +40,7 @@ fn main() {
         confinement::tests(),
         control::tests(),
         exec::tests(),
+        volumes::tests(),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests.concat_trials()).exit();
 }

@@ -57,10 +57,12 @@ fn try_boot(files: Files<'_>) -> Result<(String, Duration), Failure> {
             kernel: files.kernel,
             initramfs: files.initramfs,
             vcpus: 1,
+            cpus_online: 1,
             memory_mib: MEMORY_MIB,
             verbose_kernel: false,
             timeout: TIMEOUT,
             nics: Vec::new(),
+            changes: None,
             hostname: String::new(),
             cgroup: None,
         };

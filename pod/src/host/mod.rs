@@ -3,8 +3,13 @@
 //! Both live on a small tmpfs in a mount namespace of the front door's own. The
 //! kernel takes all of it away with the last process in it, however that ends.
 
+mod closing;
+mod disk;
 mod mount;
+mod namespaces;
 mod share;
+mod source;
+mod users;
 
 use std::fs;
 use std::io;
@@ -19,7 +24,13 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use thiserror::Error;
 
-pub use self::share::{Share, ShareError, Source, SourceError};
+pub(crate) use self::closing::ClosedAside;
+pub use self::disk::{DiskError, HostDisk};
+pub use self::mount::Access;
+pub use self::namespaces::RuntimeNamespaces;
+pub use self::share::{Share, ShareError};
+pub use self::source::{Source, SourceError};
+pub(crate) use self::users::{IdMapping, UserNamespace};
 
 /// Where the tmpfs is mounted.
 const RUN_DIR: &str = "/run/nacre";
@@ -175,9 +186,9 @@ fn open_share(tmpfs: &OwnedFd) -> Result<Share, io::Error> {
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH,
     )?;
-    mount::restrict(view.as_fd(), mount::Access::ReadOnly)?;
+    mount::restrict(view.as_fd(), Access::ReadOnly)?;
     mount::attach(&view, &writable, "")?;
-    Ok(Share::new(writable, view))
+    Share::new(writable, view)
 }
 
 /// Mount points of the calling thread's mount namespace, from its mountinfo.

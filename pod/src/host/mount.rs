@@ -8,10 +8,16 @@ use std::path::PathBuf;
 
 use rustix::mount::{MoveMountFlags, move_mount};
 
-/// Whether a mount may be written through.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Access {
+use super::users::UserNamespace;
+
+/// What may be written through a mount; each more than the one before.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Access {
+    /// Nothing, neither to it nor to what is mounted below.
     ReadOnly,
+    /// What is mounted below, unless that is read-only itself.
+    Below,
+    /// All of it.
     ReadWrite,
 }
 
@@ -21,27 +27,51 @@ pub(super) enum Access {
 /// The flags are locked in the monitor's mount namespace, because that belongs
 /// to another user namespace (see mount_namespaces(7)).
 pub(super) fn restrict(tree: BorrowedFd<'_>, access: Access) -> io::Result<()> {
-    let read_only = match access {
-        Access::ReadOnly => libc::MOUNT_ATTR_RDONLY,
-        Access::ReadWrite => 0,
+    let bare = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let read_only = libc::MOUNT_ATTR_RDONLY;
+    let (top, all) = match access {
+        Access::ReadOnly => (0, bare | read_only),
+        Access::Below => (read_only, bare),
+        Access::ReadWrite => (0, bare),
     };
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_NOSUID
-            | libc::MOUNT_ATTR_NODEV
-            | libc::MOUNT_ATTR_NOEXEC
-            | read_only,
+    let set = |attributes| libc::mount_attr {
+        attr_set: attributes,
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
         userns_fd: 0,
     };
+    set_attributes(tree, &set(all), true)?;
+    if top == 0 {
+        return Ok(());
+    }
+    set_attributes(tree, &set(top), false)
+}
+
+/// Gives the files of a detached mount other owners.
+pub(super) fn map_users(tree: BorrowedFd<'_>, users: &UserNamespace) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(users.as_fd().as_raw_fd().unsigned_abs()),
+    };
+    set_attributes(tree, &attributes, users.is_recursive())
+}
+
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    attributes: &libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
+    let below = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, and the attributes are as long as said.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            &raw const attributes,
+            libc::AT_EMPTY_PATH | below,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };
@@ -61,12 +91,16 @@ pub(super) fn attach(tree: &OwnedFd, dir: impl AsFd, path: &str) -> io::Result<(
 }
 
 /// One line of `/proc/PID/mountinfo`.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct MountPoint {
     /// Its number, as statx(2) tells it.
     pub(super) id: u64,
+    /// Device and directory that it shows, as the kernel writes them.
+    pub(super) shows: (String, String),
     /// Where it is mounted.
     pub(super) path: PathBuf,
+    /// Options of the mount.
+    pub(super) options: String,
     /// Type of the file system.
     pub(super) fs_type: String,
 }
@@ -75,9 +109,14 @@ impl MountPoint {
     /// Reads a line as proc_pid_mountinfo(5) describes it.
     pub(super) fn parse(line: &str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let _parent = fields.next()?;
         Some(Self {
-            id: before.split(' ').next()?.parse().ok()?,
-            path: unescape(before.split(' ').nth(4)?),
+            id,
+            shows: (fields.next()?.to_owned(), fields.next()?.to_owned()),
+            path: unescape(fields.next()?),
+            options: fields.next()?.to_owned(),
             fs_type: after.split(' ').next()?.to_owned(),
         })
     }
@@ -117,6 +156,8 @@ mod tests {
         let point = MountPoint::parse(line).unwrap();
         assert_eq!(point.id, 36);
         assert_eq!(point.path, PathBuf::from(r"/mnt 2\x"));
+        assert_eq!(point.shows, ("98:0".into(), "/mnt1".into()));
+        assert_eq!(point.options, "rw,noatime");
         assert_eq!(point.fs_type, "ext3");
     }
 

@@ -65,6 +65,11 @@ impl LogTail {
             // Late is better than incomplete, but not by much.
             let _ = tokio::time::timeout(REST, reader).await;
         }
+        self.so_far()
+    }
+
+    /// What is kept now.
+    pub(crate) fn so_far(&self) -> String {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&kept).into_owned()
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nacre_vmm::client::{Monitor, ProcessEnd};
+use nacre_vmm::config::DiskConfig;
 use nacre_vmm::control::{Event, ExitReport, FrontDoorSocket, Request, Stats};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::{AsyncReadExt, Interest};
@@ -22,10 +23,15 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::log_tail::LogTail;
 use crate::poll::{self, Owned, Polled};
+use crate::text::one_line;
 use crate::timing::Moment;
 
 /// How long a monitor may take to answer a question about itself.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// Most questions of a kind that wait for a monitor that does not answer: it may have been
+/// taken over, and the front door is asked about it for ever.
+const MAX_WAITING: usize = 16;
 
 /// What is known of a monitor.
 #[derive(Clone, Debug, Default)]
@@ -48,11 +54,47 @@ pub(crate) struct End {
     pub(crate) report: Option<ExitReport>,
 }
 
-/// Those who wait for an answer, in the order of their questions.
+/// Those who wait for an answer, by the kinds of their questions.
 #[derive(Debug, Default)]
 struct Questions {
-    stats: VecDeque<oneshot::Sender<Stats>>,
-    console: VecDeque<oneshot::Sender<String>>,
+    asked: u64,
+    stats: Waiting<Stats>,
+    console: Waiting<String>,
+    slots: Waiting<Result<u32, String>>,
+}
+
+/// Those who wait for answers of a kind, with the numbers of their questions, in order. Who
+/// gives up stays until the monitor has come to that question.
+#[derive(Debug)]
+struct Waiting<T>(VecDeque<(u64, oneshot::Sender<T>)>);
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T> Waiting<T> {
+    /// Joins those who wait; `None` where so many wait that there will be no answer.
+    fn join(&mut self, question: u64) -> Option<oneshot::Receiver<T>> {
+        if self.0.len() >= MAX_WAITING {
+            return None;
+        }
+        let (sender, answer) = oneshot::channel();
+        self.0.push_back((question, sender));
+        Some(answer)
+    }
+
+    /// Gives the answer to a question to who has asked it. Who has given up on an earlier one
+    /// has no answer to come any more.
+    fn answer(&mut self, question: u64, answer: T) {
+        self.0
+            .retain(|(asked, sender)| *asked >= question || !sender.is_closed());
+        let asked = self.0.iter().position(|(asked, _)| *asked == question);
+        if let Some((_, sender)) = asked.and_then(|at| self.0.remove(at)) {
+            let _ = sender.send(answer);
+        }
+    }
 }
 
 /// A handle on a running monitor.
@@ -125,21 +167,78 @@ impl Machine {
 
     /// What the virtual machine has used; `None` if the monitor does not answer.
     pub(crate) async fn stats(&self) -> Option<Stats> {
-        let (sender, answer) = oneshot::channel();
-        lock(&self.questions).stats.push_back(sender);
-        self.ask(&Request::Stats, answer).await
+        let (question, answer) = self.question(|questions| &mut questions.stats)?;
+        self.ask(&Request::Stats { question }, None, answer).await
     }
 
     /// The newest part of the guest's console; `None` if the monitor does not answer.
     pub(crate) async fn console(&self) -> Option<String> {
-        let (sender, answer) = oneshot::channel();
-        lock(&self.questions).console.push_back(sender);
-        self.ask(&Request::Console, answer).await
+        let (question, answer) = self.question(|questions| &mut questions.console)?;
+        self.ask(&Request::Console { question }, None, answer).await
     }
 
-    async fn ask<T>(&self, request: &Request, answer: oneshot::Receiver<T>) -> Option<T> {
+    /// Puts a disk into a slot and gives the number of the slot's device.
+    ///
+    /// # Errors
+    /// Why there is no disk in it now, in words that may come from a monitor that was taken
+    /// over; that it does not answer.
+    pub(crate) async fn attach_disk(
+        &self,
+        slot: u32,
+        disk: DiskConfig,
+        fd: OwnedFd,
+    ) -> Result<u32, String> {
+        let request = |question| Request::AttachDisk {
+            question,
+            slot,
+            disk,
+        };
+        self.ask_about_slot(request, Some(fd)).await
+    }
+
+    /// Takes the disk out of a slot.
+    ///
+    /// # Errors
+    /// As [`attach_disk`](Self::attach_disk).
+    pub(crate) async fn detach_disk(&self, slot: u32) -> Result<(), String> {
+        let request = |question| Request::DetachDisk { question, slot };
+        self.ask_about_slot(request, None).await.map(drop)
+    }
+
+    async fn ask_about_slot(
+        &self,
+        request: impl FnOnce(u64) -> Request,
+        fd: Option<OwnedFd>,
+    ) -> Result<u32, String> {
+        let answered = async {
+            let (question, answer) = self.question(|questions| &mut questions.slots)?;
+            self.ask(&request(question), fd, answer).await
+        };
+        answered
+            .await
+            .unwrap_or_else(|| Err("the pod's monitor does not answer".to_owned()))
+            .map_err(|reason| one_line(&reason))
+    }
+
+    /// A number for a question, and where its answer will be.
+    fn question<T>(
+        &self,
+        kind: impl FnOnce(&mut Questions) -> &mut Waiting<T>,
+    ) -> Option<(u64, oneshot::Receiver<T>)> {
+        let mut questions = lock(&self.questions);
+        questions.asked += 1;
+        let question = questions.asked;
+        Some((question, kind(&mut questions).join(question)?))
+    }
+
+    async fn ask<T>(
+        &self,
+        request: &Request,
+        descriptor: Option<OwnedFd>,
+        answer: oneshot::Receiver<T>,
+    ) -> Option<T> {
         let asked = async {
-            self.send(request, None).await.ok()?;
+            self.send(request, descriptor).await.ok()?;
             answer.await.ok()
         };
         tokio::time::timeout(ANSWER, asked).await.ok().flatten()
@@ -244,15 +343,14 @@ impl Watcher {
                     state.ready = Some((Moment::from_nanos(at_ns), exits));
                 });
             }
-            Event::Stats(stats) => {
-                if let Some(asked) = lock(&self.questions).stats.pop_front() {
-                    let _ = asked.send(stats);
-                }
+            Event::Stats { question, stats } => {
+                lock(&self.questions).stats.answer(question, stats);
             }
-            Event::Console(text) => {
-                if let Some(asked) = lock(&self.questions).console.pop_front() {
-                    let _ = asked.send(text);
-                }
+            Event::Console { question, text } => {
+                lock(&self.questions).console.answer(question, text);
+            }
+            Event::Slot { question, answer } => {
+                lock(&self.questions).slots.answer(question, answer);
             }
             Event::Exited(report) => self.report = Some(report),
         }
@@ -287,4 +385,4 @@ fn lock(questions: &Mutex<Questions>) -> MutexGuard<'_, Questions> {
 
 #[cfg(test)]
 #[path = "monitor_test.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,7 @@ use crate::diagnosis::Cause;
 const ENTERED: &str = r#"printf '{"KernelEntered":{"at_ns":2000,"up_ns":1000}}' >&4"#;
 
 /// A machine whose monitor runs `script`; `None` without root.
-fn play(script: &str) -> Option<Machine> {
+pub(crate) fn play(script: &str) -> Option<Machine> {
     if !geteuid().is_root() {
         return None;
     }
@@ -144,8 +144,10 @@ async fn dropping_a_machine_leaves_no_process() {
 
 #[tokio::test]
 async fn questions_are_answered_in_order_and_not_for_ever() {
-    let answers =
-        r#"printf '{"Console":"first"}' >&4; sleep 0.1; printf '{"Console":"second"}' >&4"#;
+    let answer = |question, text| {
+        format!(r#"printf '{{"Console":{{"question":{question},"text":"{text}"}}}}' >&4"#)
+    };
+    let answers = format!("{}; sleep 0.1; {}", answer(1, "first"), answer(2, "second"));
     // A shell cannot wait for the question; the answers come a moment later.
     let Some(machine) = play(&format!("sleep 0.3; {answers}; exec sleep 100")) else {
         return;
@@ -154,4 +156,34 @@ async fn questions_are_answered_in_order_and_not_for_ever() {
     assert_eq!(first.as_deref(), Some("first"));
     assert_eq!(second.as_deref(), Some("second"));
     assert_eq!(machine.stats().await, None);
+}
+
+#[test]
+fn a_monitor_that_does_not_answer_is_not_asked_for_ever() {
+    let mut waiting = Waiting::<()>::default();
+    let most = u64::try_from(MAX_WAITING).unwrap();
+    assert!((0..most).all(|question| waiting.join(question).is_some()));
+    assert!(waiting.join(most).is_none());
+    // It was only slow.
+    waiting.answer(0, ());
+    assert!(waiting.join(most).is_some());
+}
+
+#[test]
+fn an_answer_goes_to_its_question_and_to_no_other() {
+    let mut waiting = Waiting::default();
+    let mut ask = |question| waiting.join(question).unwrap();
+    let (mut first, lost, mut next, mut last) = (ask(1), ask(3), ask(5), ask(7));
+    waiting.answer(2, "made up");
+    next.try_recv().unwrap_err();
+    // Number 3 was never answered, and nobody waits for it any more.
+    drop(lost);
+    waiting.answer(5, "next");
+    assert_eq!(next.try_recv(), Ok("next"));
+    waiting.answer(5, "twice");
+    waiting.answer(1, "first");
+    assert_eq!(first.try_recv(), Ok("first"));
+    waiting.answer(7, "last");
+    assert_eq!(last.try_recv(), Ok("last"));
+    assert!(waiting.0.is_empty());
 }

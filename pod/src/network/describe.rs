@@ -46,25 +46,59 @@ impl Link {
 /// [`NetworkError::Unsupported`] and [`NetworkError::InUse`] rather than a
 /// description that lacks something.
 pub(super) async fn links(netlink: &Handle) -> Result<Vec<Link>, NetworkError> {
-    let messages: Vec<LinkMessage> = netlink
+    let messages = used(netlink).await?;
+    let messages: Vec<_> = messages.iter().collect();
+    refuse_stacked(&messages)?;
+    for message in &messages {
+        refuse_tap_in_use(message, &messages)?;
+    }
+    let links = messages.into_iter().map(link);
+    let mut links = links.collect::<Result<Vec<_>, _>>()?;
+    leave_out_wiring(netlink, &mut links).await?;
+    refuse_equal_macs(&links)?;
+    fill(netlink, &mut links).await?;
+    Ok(links)
+}
+
+/// Describes those of a guest's interfaces, by index, that are there and up; and tells
+/// index and name of all other interfaces of the namespace.
+///
+/// # Errors
+/// [`NetworkError::Unsupported`] rather than a description that lacks something.
+pub(super) async fn again(
+    netlink: &Handle,
+    indices: &[u32],
+) -> Result<(Vec<Link>, Vec<(u32, String)>), NetworkError> {
+    let messages = used(netlink).await?;
+    let (ours, others): (Vec<_>, Vec<_>) = messages
+        .iter()
+        .partition(|message| indices.contains(&message.header.index));
+    let mut links = ours.into_iter().map(link).collect::<Result<Vec<_>, _>>()?;
+    fill(netlink, &mut links).await?;
+    let others = others
+        .into_iter()
+        .map(|message| (message.header.index, name(message).to_owned()));
+    Ok((links, others.collect()))
+}
+
+/// The namespace's interfaces that its processes talk through.
+async fn used(netlink: &Handle) -> Result<Vec<LinkMessage>, NetworkError> {
+    let mut messages: Vec<LinkMessage> = netlink
         .link()
         .get()
         .execute()
         .try_collect()
         .await
         .map_err(failed("list network interfaces"))?;
-    let messages: Vec<_> = messages.iter().filter(|link| is_used(link)).collect();
-    if messages.is_empty() {
-        return Ok(Vec::new());
-    }
-    refuse_stacked(&messages)?;
-    let mut links = messages
-        .iter()
-        .map(|message| link(message, &messages))
-        .collect::<Result<Vec<_>, _>>()?;
-    leave_out_wiring(netlink, &mut links).await?;
-    refuse_equal_macs(&links)?;
+    messages.retain(is_used);
+    Ok(messages)
+}
 
+/// Fills in addresses, routes and neighbours.
+async fn fill(netlink: &Handle, links: &mut [Link]) -> Result<(), NetworkError> {
+    if links.is_empty() {
+        return Ok(());
+    }
     let addresses: Vec<_> = netlink
         .address()
         .get()
@@ -80,8 +114,8 @@ pub(super) async fn links(netlink: &Handle) -> Result<Vec<Link>, NetworkError> {
         .try_collect()
         .await
         .map_err(failed("list neighbours"))?;
-    routes::refuse_unsupported(&routes, &links)?;
-    for link in &mut links {
+    routes::refuse_unsupported(&routes, links)?;
+    for link in links {
         let mut addresses = addresses::of(link, &addresses);
         for address in &mut addresses {
             address.without_route_unless(|network| routes::has_kernels(link, &routes, network));
@@ -90,7 +124,7 @@ pub(super) async fn links(netlink: &Handle) -> Result<Vec<Link>, NetworkError> {
         link.interface.addresses = addresses.iter().map(Address::message).collect();
         link.interface.neighbours = permanent_neighbours(link.index, &neighbours);
     }
-    Ok(links)
+    Ok(())
 }
 
 async fn routes(netlink: &Handle) -> Result<Vec<RouteMessage>, NetworkError> {
@@ -182,8 +216,24 @@ fn refuse_equal_macs(links: &[Link]) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// Refuses a tap that a pod, or somebody else, has open.
+fn refuse_tap_in_use(message: &LinkMessage, all: &[&LinkMessage]) -> Result<(), NetworkError> {
+    if !is_tap(message) || message.header.link_layer_type != LinkLayerType::Ether {
+        return Ok(());
+    }
+    let name = name(message);
+    if let Some(interface) = pod_of_tap(name, all) {
+        return Err(NetworkError::InUse(interface));
+    }
+    // It has a carrier as long as somebody has it open.
+    if message.header.flags.contains(LinkFlags::LowerUp) {
+        return Err(NetworkError::InUse(name.into()));
+    }
+    Ok(())
+}
+
 /// The interface without addresses, routes and neighbours.
-fn link(message: &LinkMessage, all: &[&LinkMessage]) -> Result<Link, NetworkError> {
+fn link(message: &LinkMessage) -> Result<Link, NetworkError> {
     let name = name(message);
     let unsupported = |what: &dyn Display| {
         Err(NetworkError::Unsupported(format!(
@@ -192,16 +242,6 @@ fn link(message: &LinkMessage, all: &[&LinkMessage]) -> Result<Link, NetworkErro
     };
     if message.header.link_layer_type != LinkLayerType::Ether {
         return unsupported(&"is not Ethernet");
-    }
-    let is_tap = is_tap(message);
-    if is_tap {
-        if let Some(interface) = pod_of_tap(name, all) {
-            return Err(NetworkError::InUse(interface));
-        }
-        // It has a carrier as long as somebody has it open.
-        if message.header.flags.contains(LinkFlags::LowerUp) {
-            return Err(NetworkError::InUse(name.into()));
-        }
     }
     let mut mac = None;
     let mut mtu = None;
@@ -221,7 +261,7 @@ fn link(message: &LinkMessage, all: &[&LinkMessage]) -> Result<Link, NetworkErro
         index: message.header.index,
         mac,
         mtu,
-        is_tap,
+        is_tap: is_tap(message),
         interface: Interface {
             name: name.into(),
             mac: mac.into(),

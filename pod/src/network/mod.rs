@@ -11,20 +11,26 @@
 //! An interface that is a tap already is the guest's as it is: whoever made it has wired
 //! it, too.
 //!
+//! What changes in the namespace while the pod runs is for the guest, too: [`Changes`].
+//!
 //! A tap lives as long as somebody holds its descriptor, so that it is gone
 //! with the monitor, however that ends. The filter of the interface is taken
 //! away by [`Network::close`]; when the front door was killed it stays, and
 //! drops what arrives, until the namespace goes or the next pod replaces it.
 
 mod addresses;
+mod counters;
 mod describe;
+mod follow;
 mod ipv6;
+mod localhost;
 mod namespace;
 mod netlink;
 mod packet_filter;
 mod redirect;
 mod routes;
 mod rules;
+mod steer;
 mod tap;
 
 use std::fs::OpenOptions;
@@ -32,16 +38,23 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nacre_protocol::agent::{Interface, PolicyRule};
-use nacre_vmm::client::NetworkFds;
-use nacre_vmm::config::NetworkConfig;
+use nacre_vmm::client::QueuePairFds;
+use nacre_vmm::config::{MAX_QUEUE_PAIRS, NetworkConfig};
 use rtnetlink::Handle;
 use thiserror::Error;
 
+pub(crate) use self::counters::Counters;
 use self::describe::Link;
+use self::follow::Attached;
+pub use self::follow::Changes;
+pub(crate) use self::follow::GuestView;
+pub use self::localhost::Localhost;
 use self::namespace::Namespace;
 use self::redirect::Redirect;
+use self::tap::Tap;
 
 const VHOST_NET: &str = "/dev/vhost-net";
 
@@ -115,8 +128,9 @@ impl NetworkError {
 pub struct Nic {
     /// The virtio-net device.
     pub config: NetworkConfig,
-    /// The device's descriptors, which its monitor takes over. The tap does not block.
-    pub fds: NetworkFds,
+    /// The descriptors of the device's pairs of queues, which its monitor takes over. The tap
+    /// does not block.
+    pub fds: Vec<QueuePairFds>,
     /// What the guest makes of the device.
     pub interface: Interface,
     /// The rules by which the namespace chooses among tables of routes. They are told
@@ -127,8 +141,10 @@ pub struct Nic {
 /// The network namespace of a pod, wired to its taps. Dropping it unwires it.
 #[derive(Debug)]
 pub struct Network {
-    namespace: Namespace,
+    namespace: Arc<Namespace>,
     wires: Vec<Wire>,
+    attached: Vec<Attached>,
+    rules: Vec<PolicyRule>,
 }
 
 /// What must be undone for one interface.
@@ -140,18 +156,22 @@ struct Wire {
 
 impl Network {
     /// Wires every interface of the network namespace `path` that is up, besides
-    /// `lo`, to a tap of its own. The list is in the order of `ip link`.
+    /// `lo`, to a tap of its own, with a pair of queues for each of `vcpus`, as far as there
+    /// can be. The list is in the order of `ip link`.
     ///
     /// Takes some milliseconds and blocks.
     ///
     /// # Errors
     /// [`NetworkError`]; the namespace is then as before.
-    pub fn attach(path: &Path) -> Result<(Self, Vec<Nic>), NetworkError> {
+    pub fn attach(path: &Path, vcpus: u8) -> Result<(Self, Vec<Nic>), NetworkError> {
+        let pairs = vcpus.clamp(1, MAX_QUEUE_PAIRS);
         let mut network = Self {
-            namespace: Namespace::open(path)?,
+            namespace: Arc::new(Namespace::open(path)?),
             wires: Vec::new(),
+            attached: Vec::new(),
+            rules: Vec::new(),
         };
-        let wires = &mut network.wires;
+        let (wires, attached) = (&mut network.wires, &mut network.attached);
         // On an error, dropping `network` undoes what `wires` tells.
         let nics = network.namespace.enter(async |netlink| {
             packet_filter::refuse_rules()?;
@@ -166,14 +186,57 @@ impl Network {
             let rules = rules::of(&netlink, &names).await?;
             let mut nics = Vec::new();
             for link in links {
-                nics.push(attach(&netlink, link, wires).await?);
+                let (index, is_tap) = (link.index, link.is_tap);
+                let nic = attach(&netlink, link, pairs, wires).await?;
+                let tap = wires.last().filter(|_| !is_tap).map(|wire| wire.tap);
+                attached.push(Attached {
+                    index,
+                    tap,
+                    interface: nic.interface.clone(),
+                });
+                nics.push(nic);
             }
             if let Some(first) = nics.first_mut() {
                 first.policy_rules = rules;
             }
             Ok(nics)
         })?;
+        if let Some(first) = nics.first() {
+            network.rules.clone_from(&first.policy_rules);
+        }
         Ok((network, nics))
+    }
+
+    /// Removes from the network namespace `path` what a front door that was killed has left there,
+    /// and says whether there was something. What belongs to a pod that runs stays.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; a namespace that is gone is none.
+    pub fn clear(path: &Path) -> Result<bool, NetworkError> {
+        let namespace = match Namespace::open(path) {
+            Err(NetworkError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            namespace => namespace?,
+        };
+        namespace.enter(async |netlink| {
+            let mut found = false;
+            let (_, interfaces) = describe::again(&netlink, &[]).await?;
+            for (index, name) in interfaces {
+                found |= redirect::remove_stale(&netlink, (index, &name)).await?;
+            }
+            Ok(found)
+        })
+    }
+
+    /// What may change from now on, for the pod that has the interfaces.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes {
+            namespace: Arc::clone(&self.namespace),
+            attached: self.attached.clone(),
+            rules: self.rules.clone(),
+        }
     }
 
     /// Takes away the taps and all that leads to them. Harmless when the
@@ -209,20 +272,25 @@ impl Drop for Network {
     }
 }
 
-async fn attach(netlink: &Handle, link: Link, wires: &mut Vec<Wire>) -> Result<Nic, NetworkError> {
+async fn attach(
+    netlink: &Handle,
+    link: Link,
+    pairs: u8,
+    wires: &mut Vec<Wire>,
+) -> Result<Nic, NetworkError> {
     let tap = if link.is_tap {
-        tap::take_over(&link.interface.name)?
+        tap::take_over(&link.interface.name, pairs)?
     } else {
-        wire(netlink, &link, wires).await?
+        wire(netlink, &link, pairs, wires).await?
     };
-    let vhost = vhost_net();
+    let fds = queue_pairs(tap.queues);
     Ok(Nic {
         config: NetworkConfig {
             mac: link.mac,
-            mtu: link.mtu,
-            vhost: vhost.is_some(),
+            queue_pairs: u8::try_from(fds.len()).unwrap_or(MAX_QUEUE_PAIRS),
+            vhost: fds.iter().all(|pair| pair.vhost.is_some()),
         },
-        fds: NetworkFds { tap, vhost },
+        fds,
         interface: link.interface,
         policy_rules: Vec::new(),
     })
@@ -232,10 +300,11 @@ async fn attach(netlink: &Handle, link: Link, wires: &mut Vec<Wire>) -> Result<N
 async fn wire(
     netlink: &Handle,
     link: &Link,
+    pairs: u8,
     wires: &mut Vec<Wire>,
-) -> Result<OwnedFd, NetworkError> {
+) -> Result<Tap, NetworkError> {
     let name = &link.interface.name;
-    let tap = tap::create(link.index, name)?;
+    let tap = tap::create(link.index, name, pairs)?;
     let tap_index = tap::configure(netlink, &tap, link.mtu).await?;
     wires.push(Wire {
         tap: tap_index,
@@ -246,10 +315,11 @@ async fn wire(
     Redirect::new(netlink, (tap_index, &tap.name), (link.index, name)).await?;
     tap::bring_up(netlink, tap_index, &tap.name).await?;
     let redirect = Redirect::new(netlink, (link.index, name), (tap_index, &tap.name)).await?;
+    redirect.copy_dhcp(netlink, tap_index).await;
     if let Some(wire) = wires.last_mut() {
         wire.redirect = Some(redirect);
     }
-    Ok(tap.fd)
+    Ok(tap)
 }
 
 async fn detach(netlink: &Handle, wire: Wire) -> Result<(), NetworkError> {
@@ -258,6 +328,18 @@ async fn detach(netlink: &Handle, wire: Wire) -> Result<(), NetworkError> {
         None => Ok(()),
     };
     filter.and(tap::delete(netlink, wire.tap).await)
+}
+
+/// Joins each queue of a tap with an instance of vhost-net; all of them or none.
+fn queue_pairs(taps: Vec<OwnedFd>) -> Vec<QueuePairFds> {
+    let instances: Option<Vec<_>> = taps.iter().map(|_| vhost_net()).collect();
+    let mut instances = instances.into_iter().flatten();
+    taps.into_iter()
+        .map(|tap| QueuePairFds {
+            tap,
+            vhost: instances.next(),
+        })
+        .collect()
 }
 
 /// `/dev/vhost-net`, if this host has it; without it the monitor moves the

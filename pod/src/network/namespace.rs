@@ -1,14 +1,15 @@
 //! Work inside another network namespace.
 //!
-//! A namespace belongs to a thread: a short-lived one enters it, does the work
-//! with a netlink socket of that namespace, and ends, so that no other thread of
-//! the process is ever in the wrong place.
+//! A namespace belongs to a thread: one that is made for it enters it, does the
+//! work with a netlink socket of that namespace, and ends, so that no other
+//! thread of the process is ever in the wrong place.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use rtnetlink::Handle;
@@ -49,6 +50,10 @@ impl Namespace {
         Ok(namespace)
     }
 
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     fn is_of_nsfs(&self) -> bool {
         fstatfs(&self.file).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
     }
@@ -76,6 +81,24 @@ impl Namespace {
         })
     }
 
+    /// Runs `work` inside the namespace, like [`enter`](Self::enter), and does not wait for
+    /// its end; an error of it is logged.
+    pub(super) fn stay(
+        self: Arc<Self>,
+        work: impl AsyncFnOnce(Handle) -> Result<(), NetworkError> + Send + 'static,
+    ) -> Result<(), NetworkError> {
+        let run = move || {
+            if let Err(error) = self.run(work) {
+                log::warn!("{error}");
+            }
+        };
+        thread::Builder::new()
+            .name("netns".into())
+            .spawn(run)
+            .map_err(NetworkError::kernel("start a thread"))?;
+        Ok(())
+    }
+
     fn run<T>(
         &self,
         work: impl AsyncFnOnce(Handle) -> Result<T, NetworkError>,
@@ -91,7 +114,7 @@ impl Namespace {
             },
         )?;
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()
             .map_err(NetworkError::kernel("start a runtime"))?;
         runtime.block_on(async {

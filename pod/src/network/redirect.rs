@@ -3,6 +3,9 @@
 //!
 //! The hook may belong to somebody else already (a network policy in BPF): then
 //! it is shared, and the filter stands behind theirs.
+//!
+//! Of what a DHCP server sends to its client, the namespace keeps a copy: whoever got the
+//! interface's address by it (CNI's dhcp plugin) has to renew the lease.
 
 use futures::TryStreamExt;
 use rtnetlink::packet_core::{
@@ -12,8 +15,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption,
     TcActionType, TcAttribute, TcFilterMatchAll, TcFilterMatchAllOption, TcFilterU32,
-    TcFilterU32Option, TcHandle, TcMessage, TcMirror, TcMirrorActionType, TcOption, TcU32Selector,
-    TcU32SelectorFlags,
+    TcFilterU32Option, TcHandle, TcMessage, TcMirror, TcMirrorActionType, TcOption, TcU32Key,
+    TcU32Selector, TcU32SelectorFlags,
 };
 use rtnetlink::{Error, Handle};
 use rustix::io::Errno;
@@ -26,7 +29,11 @@ use super::netlink::{errno, failed};
 /// known by.
 const PRIORITY: u16 = 0xfa00;
 
-/// `ETH_P_ALL` as the filter's header wants it, in network byte order.
+/// The place of the filter that copies, before it.
+const COPY_PRIORITY: u16 = PRIORITY - 1;
+
+/// `ETH_P_IP` and `ETH_P_ALL` as a filter's header wants them, in network byte order.
+const IPV4: u16 = 0x0800_u16.to_be();
 const ALL_PROTOCOLS: u16 = 3u16.to_be();
 
 /// The hook for arriving packets, of the queueing disciplines `ingress` and `clsact`.
@@ -68,14 +75,56 @@ impl Redirect {
         Ok(redirect)
     }
 
+    /// Leaves to the namespace a copy of what comes for a DHCP client, if the kernel can tell it.
+    pub(super) async fn copy_dhcp(&self, netlink: &Handle, to: u32) {
+        let selector = dhcp_client_selector();
+        let options = vec![
+            TcOption::U32(TcFilterU32Option::Selector(selector)),
+            TcOption::U32(TcFilterU32Option::Action(vec![copy(to)])),
+        ];
+        let message = filter(self.index, COPY_PRIORITY, IPV4);
+        if let Err(error) = request_filter(netlink, message, TcFilterU32::KIND, options).await {
+            log::debug!("no lease of {} can be renewed: {error}", self.interface);
+        }
+    }
+
     /// Takes the redirect away, or finds that it is gone with its interface.
     pub(super) async fn remove(self, netlink: &Handle) -> Result<(), NetworkError> {
-        let result = match remove_filter(netlink, self.index).await {
+        let result = match remove_filters(netlink, self.index).await {
             Ok(_) if self.owns_hook => remove_hook(netlink, self.index).await,
             result => result.map(drop),
         };
         result.map_err(failed(format!("stop redirecting from {}", self.interface)))
     }
+}
+
+/// Removes the filter of a killed pod from an interface, given by index and name: its tap is
+/// gone. Says whether there was one.
+pub(super) async fn remove_stale(
+    netlink: &Handle,
+    from: (u32, &str),
+) -> Result<bool, NetworkError> {
+    let index = signed(from.0, "look for a filter")?;
+    // The kernel tells no interface where there is none any more.
+    let is_stale = |filter: &TcMessage| {
+        TcHandle::from(filter.header.info).major == PRIORITY
+            && targets_of(filter).any(|target| target == 0)
+    };
+    if !filters(netlink, index).await?.iter().any(is_stale) {
+        return Ok(false);
+    }
+    let stale = Redirect {
+        interface: from.1.into(),
+        index,
+        owns_hook: false,
+    };
+    stale.remove(netlink).await?;
+    let unhooked = match has_filters(netlink, index).await {
+        Ok(false) => remove_hook(netlink, index).await,
+        result => result.map(drop),
+    };
+    unhooked.map_err(failed(format!("stop redirecting from {}", from.1)))?;
+    Ok(true)
 }
 
 /// An interface's index as traffic control has it, for doing `what`.
@@ -87,27 +136,27 @@ fn signed(index: u32, what: impl Into<String>) -> Result<i32, NetworkError> {
 
 /// The interfaces that what arrives at this one is redirected to, by whomever.
 pub(super) async fn targets(netlink: &Handle, index: u32) -> Result<Vec<u32>, NetworkError> {
-    const WHAT: &str = "list the filters of an interface";
-    let mut filters = netlink.traffic_filter(signed(index, WHAT)?);
-    let filters: Vec<TcMessage> = filters
-        .get()
-        .ingress()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(failed(WHAT))?;
-    let options = filters
+    let filters = filters(netlink, signed(index, LIST)?).await?;
+    Ok(filters.iter().flat_map(targets_of).collect())
+}
+
+const LIST: &str = "list the filters of an interface";
+
+async fn filters(netlink: &Handle, index: i32) -> Result<Vec<TcMessage>, NetworkError> {
+    let mut filters = netlink.traffic_filter(index);
+    let filters = filters.get().ingress().execute().try_collect().await;
+    filters.map_err(failed(LIST))
+}
+
+fn targets_of(filter: &TcMessage) -> impl Iterator<Item = u32> {
+    let options = filter
+        .attributes
         .iter()
-        .flat_map(|filter| &filter.attributes)
         .filter_map(|attribute| match attribute {
             TcAttribute::Options(options) => Some(options),
             _ => None,
         });
-    Ok(options
-        .flatten()
-        .flat_map(actions)
-        .filter_map(target)
-        .collect())
+    options.flatten().flat_map(actions).filter_map(target)
 }
 
 fn actions(option: &TcOption) -> &[TcAction] {
@@ -137,7 +186,7 @@ fn target(action: &TcAction) -> Option<u32> {
 async fn make_hook(netlink: &Handle, index: i32) -> Result<bool, Error> {
     match netlink.qdisc().add(index).ingress().execute().await {
         Err(error) if errno(&error) == Some(Errno::EXIST) => {
-            Ok(remove_filter(netlink, index).await? && !has_filters(netlink, index).await?)
+            Ok(remove_filters(netlink, index).await? && !has_filters(netlink, index).await?)
         }
         result => result.map(|()| true),
     }
@@ -158,10 +207,11 @@ async fn remove_hook(netlink: &Handle, index: i32) -> Result<(), Error> {
 
 /// Adds the filter with whichever classifier this kernel has.
 async fn add_filter(netlink: &Handle, from: i32, to: u32) -> Result<(), Error> {
-    let mirror = || vec![mirror(to)];
-    let matchall = TcOption::MatchAll(TcFilterMatchAllOption::Action(mirror()));
+    let message = || filter(from, PRIORITY, ALL_PROTOCOLS);
+    let action = || vec![redirect(to)];
+    let matchall = TcOption::MatchAll(TcFilterMatchAllOption::Action(action()));
     let options = vec![matchall];
-    let result = request_filter(netlink, from, TcFilterMatchAll::KIND, options).await;
+    let result = request_filter(netlink, message(), TcFilterMatchAll::KIND, options).await;
     match result {
         Err(error) if errno(&error) == Some(Errno::NOENT) => {
             let mut selector = TcU32Selector::default();
@@ -169,9 +219,9 @@ async fn add_filter(netlink: &Handle, from: i32, to: u32) -> Result<(), Error> {
             selector.flags = TcU32SelectorFlags::Terminal;
             let options = vec![
                 TcOption::U32(TcFilterU32Option::Selector(selector)),
-                TcOption::U32(TcFilterU32Option::Action(mirror())),
+                TcOption::U32(TcFilterU32Option::Action(action())),
             ];
-            request_filter(netlink, from, TcFilterU32::KIND, options).await
+            request_filter(netlink, message(), TcFilterU32::KIND, options).await
         }
         result => result,
     }
@@ -179,11 +229,10 @@ async fn add_filter(netlink: &Handle, from: i32, to: u32) -> Result<(), Error> {
 
 async fn request_filter(
     netlink: &Handle,
-    index: i32,
+    mut message: TcMessage,
     kind: &str,
     options: Vec<TcOption>,
 ) -> Result<(), Error> {
-    let mut message = filter(index, ALL_PROTOCOLS);
     message.attributes = vec![
         TcAttribute::Kind(kind.into()),
         TcAttribute::Options(options),
@@ -192,10 +241,29 @@ async fn request_filter(
     request(netlink, message, NLM_F_CREATE | NLM_F_EXCL).await
 }
 
+/// What a DHCP server sends to its client: IPv4, UDP (byte 9 of the header), and behind a header
+/// without options the destination port 68 (bytes 22 and 23).
+fn dhcp_client_selector() -> TcU32Selector {
+    let key = |off, mask, val| {
+        let mut key = TcU32Key::default();
+        (key.off, key.mask, key.val) = (off, mask, val);
+        key
+    };
+    let mut selector = TcU32Selector::default();
+    selector.flags = TcU32SelectorFlags::Terminal;
+    selector.keys = vec![key(8, 0x00ff_0000, 17 << 16), key(20, 0x0000_ffff, 68)];
+    selector.nkeys = 2;
+    selector
+}
+
 /// Says whether there was one.
-async fn remove_filter(netlink: &Handle, index: i32) -> Result<bool, Error> {
-    let message = RouteNetlinkMessage::DelTrafficFilter(filter(index, 0));
-    gone_is_fine(request(netlink, message, 0).await)
+async fn remove_filters(netlink: &Handle, index: i32) -> Result<bool, Error> {
+    let mut found = false;
+    for priority in [COPY_PRIORITY, PRIORITY] {
+        let message = RouteNetlinkMessage::DelTrafficFilter(filter(index, priority, 0));
+        found |= gone_is_fine(request(netlink, message, 0).await)?;
+    }
+    Ok(found)
 }
 
 async fn has_filters(netlink: &Handle, index: i32) -> Result<bool, Error> {
@@ -207,22 +275,32 @@ async fn has_filters(netlink: &Handle, index: i32) -> Result<bool, Error> {
     Ok(found)
 }
 
-/// The pod's filter at this interface; protocol 0 stands for whichever it has.
-fn filter(index: i32, protocol: u16) -> TcMessage {
+/// A filter of the pod's at this interface; protocol 0 stands for whichever it has.
+fn filter(index: i32, priority: u16, protocol: u16) -> TcMessage {
     let mut message = TcMessage::with_index(index);
     message.header.parent = INGRESS_HOOK;
     message.header.info = TcHandle {
-        major: PRIORITY,
+        major: priority,
         minor: protocol,
     }
     .into();
     message
 }
 
-fn mirror(to: u32) -> TcAction {
+/// The packet leaves by `to` and goes no further here.
+fn redirect(to: u32) -> TcAction {
+    mirred(to, TcMirrorActionType::EgressRedir, TcActionType::Stolen)
+}
+
+/// A copy of the packet leaves by `to`.
+fn copy(to: u32) -> TcAction {
+    mirred(to, TcMirrorActionType::EgressMirror, TcActionType::Ok)
+}
+
+fn mirred(to: u32, what: TcMirrorActionType, then: TcActionType) -> TcAction {
     let mut mirror = TcMirror::default();
-    mirror.generic.action = TcActionType::Stolen;
-    mirror.eaction = TcMirrorActionType::EgressRedir;
+    mirror.generic.action = then;
+    mirror.eaction = what;
     mirror.ifindex = to;
     let mut action = TcAction::default();
     action.attributes = vec![

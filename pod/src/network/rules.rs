@@ -57,6 +57,33 @@ pub(super) async fn of(
     Ok(rules)
 }
 
+/// The rules that a guest is to have which had `before`, now that the namespace has `now`: a
+/// family that has no others any more goes back to the kernel's own.
+pub(super) fn instead_of(before: &[PolicyRule], mut now: Vec<PolicyRule>) -> Vec<PolicyRule> {
+    let families: [(IpAddr, _); 2] = [
+        (Ipv4Addr::UNSPECIFIED.into(), KERNELS),
+        (Ipv6Addr::UNSPECIFIED.into(), KERNELS_V6),
+    ];
+    for (everything, kernels) in families {
+        let is_of_family = |rule: &PolicyRule| rule.source.contains(':') == everything.is_ipv6();
+        if before.iter().any(is_of_family) && !now.iter().any(is_of_family) {
+            now.extend(kernels.iter().map(|kernels| plain(everything, *kernels)));
+        }
+    }
+    now
+}
+
+/// The rule that sends all to a table.
+fn plain(everything: IpAddr, (priority, table): (u32, u32)) -> PolicyRule {
+    PolicyRule {
+        priority,
+        table,
+        source: everything_of(everything).to_string(),
+        destination: everything_of(everything).to_string(),
+        ..PolicyRule::default()
+    }
+}
+
 /// None on a kernel that does not know the family, or no rules for it.
 async fn list(
     netlink: &Handle,
@@ -73,22 +100,15 @@ async fn list(
 
 /// Whether these are the rules that every namespace has, and nothing else.
 fn are(messages: &[RuleMessage], kernels: &[(u32, u32)]) -> bool {
-    let plain = |message: &RuleMessage, (priority, table): (u32, u32)| {
+    let is = |message: &RuleMessage, kernels: (u32, u32)| {
         let everything = Ipv4Addr::UNSPECIFIED.into();
-        let expected = PolicyRule {
-            priority,
-            table,
-            source: everything_of(everything).to_string(),
-            destination: everything_of(everything).to_string(),
-            ..PolicyRule::default()
-        };
-        rule(message, everything, &[]).is_ok_and(|rule| rule == expected)
+        rule(message, everything, &[]).is_ok_and(|rule| rule == plain(everything, kernels))
     };
     messages.len() == kernels.len()
         && messages
             .iter()
             .zip(kernels)
-            .all(|(message, kernels)| plain(message, *kernels))
+            .all(|(message, kernels)| is(message, *kernels))
 }
 
 fn everything_of(address: IpAddr) -> Network {
@@ -237,6 +257,21 @@ mod tests {
             other[place].attributes.push(RuleAttribute::FwMask(1));
             assert!(!are(&other, KERNELS));
         }
+    }
+
+    #[test]
+    fn a_family_without_rules_any_more_goes_back_to_the_kernels() {
+        let special = |everything| PolicyRule {
+            priority: 7,
+            ..plain(everything, (7, 100))
+        };
+        let v6 = Ipv6Addr::UNSPECIFIED.into();
+        let now = instead_of(&[special(EVERYTHING), special(v6)], vec![special(v6)]);
+        let mut expected = vec![special(v6)];
+        expected.extend(KERNELS.iter().map(|kernels| plain(EVERYTHING, *kernels)));
+        assert_eq!(now, expected);
+        assert_eq!(instead_of(&now, vec![special(v6)]), now, "and stays there");
+        assert_eq!(instead_of(&[], Vec::new()), []);
     }
 
     #[test]

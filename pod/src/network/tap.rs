@@ -26,45 +26,82 @@ const SET_INTERFACE: Opcode = opcode::write::<c_int>(b'T', 202);
 /// `TUNSETVNETHDRSZ`.
 const SET_HEADER_LEN: Opcode = opcode::write::<c_int>(b'T', 216);
 
+/// `TUNSETQUEUE`.
+const SET_QUEUE: Opcode = opcode::write::<c_int>(b'T', 217);
+
 /// Flags of `TUNSETIFF`: a tap, of which frames have a virtio-net header.
 const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// Bytes before each frame: `struct virtio_net_hdr_v1` (virtio 1.2, 5.1.6).
 const HEADER_LEN: c_int = 12;
 
+/// Packets, each of up to 64 KiB, that a tap keeps for a guest that does not read them: the
+/// kernel's usual number for one queue, here for all of them. They are the host's memory.
+const KEPT: u32 = 1000;
+
 /// An open tap.
 pub(super) struct Tap {
     pub(super) name: String,
-    pub(super) fd: OwnedFd,
+    /// Its queues, of which only the first is attached: the tap puts no packet into one that
+    /// the guest does not read yet.
+    pub(super) queues: Vec<OwnedFd>,
 }
 
-/// Makes the tap for `interface`, in the namespace of the calling thread.
-pub(super) fn create(index: u32, interface: &str) -> Result<Tap, NetworkError> {
+/// Makes the tap for `interface` with so many queues, in the namespace of the calling
+/// thread.
+pub(super) fn create(index: u32, interface: &str, queues: u8) -> Result<Tap, NetworkError> {
     let name = format!("{NAME_PREFIX}{index}");
-    let fd = open()?;
-    set_interface(&fd, &name, FLAGS | libc::IFF_TUN_EXCL).map_err(|error| match error {
-        // The name is taken by the tap of a pod that runs.
-        Errno::BUSY => NetworkError::InUse(interface.into()),
-        error => NetworkError::kernel(format!("create a tap for {interface}"))(error),
+    let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    let first = open()?;
+    set_interface(&first, &name, FLAGS | several | libc::IFF_TUN_EXCL).map_err(|error| {
+        match error {
+            // The name is taken by the tap of a pod that runs.
+            Errno::BUSY => NetworkError::InUse(interface.into()),
+            error => NetworkError::kernel(format!("create a tap for {interface}"))(error),
+        }
     })?;
-    set_header_len(&fd, &name)?;
-    Ok(Tap { name, fd })
+    set_header_len(&first, &name)?;
+    let queues = with_further(first, &name, queues)?;
+    Ok(Tap { name, queues })
 }
 
-/// Opens a tap that somebody has made for the pod.
-pub(super) fn take_over(name: &str) -> Result<OwnedFd, NetworkError> {
-    let fd = open()?;
-    let opened = match set_interface(&fd, name, FLAGS) {
-        // It was made for several queues, of which one is enough.
-        Err(Errno::INVAL) => set_interface(&fd, name, FLAGS | libc::IFF_MULTI_QUEUE),
+/// Opens a tap that somebody has made for the pod, with as many of its queues: one if it was
+/// made for one only.
+pub(super) fn take_over(name: &str, queues: u8) -> Result<Tap, NetworkError> {
+    let first = open()?;
+    let mut available = 1;
+    let opened = match set_interface(&first, name, FLAGS) {
+        // It was made for several queues.
+        Err(Errno::INVAL) => {
+            available = queues;
+            set_interface(&first, name, FLAGS | libc::IFF_MULTI_QUEUE)
+        }
         result => result,
     };
     opened.map_err(|error| match error {
         Errno::BUSY => NetworkError::InUse(name.into()),
         error => NetworkError::kernel(format!("open the tap {name}"))(error),
     })?;
-    set_header_len(&fd, name)?;
-    Ok(fd)
+    set_header_len(&first, name)?;
+    Ok(Tap {
+        name: name.into(),
+        queues: with_further(first, name, available)?,
+    })
+}
+
+/// The first queue of the tap `name`, and as many more, detached, as make `count`.
+fn with_further(first: OwnedFd, name: &str, count: u8) -> Result<Vec<OwnedFd>, NetworkError> {
+    let mut queues = vec![first];
+    for _ in 1..count {
+        let queue = open()?;
+        set_interface(&queue, name, FLAGS | libc::IFF_MULTI_QUEUE)
+            .and_then(|()| detach(&queue))
+            .map_err(NetworkError::kernel(format!(
+                "add a queue to the tap {name}"
+            )))?;
+        queues.push(queue);
+    }
+    Ok(queues)
 }
 
 fn open() -> Result<OwnedFd, NetworkError> {
@@ -84,10 +121,7 @@ fn set_header_len(fd: &OwnedFd, name: &str) -> Result<(), NetworkError> {
 }
 
 fn set_interface(fd: &OwnedFd, name: &str, flags: c_int) -> Result<(), Errno> {
-    // SAFETY: all of ifreq is integers and arrays of them, in every field of its union.
-    let mut request: ifreq = unsafe { std::mem::zeroed() };
-    let [low, high, ..] = flags.to_le_bytes();
-    request.ifr_ifru.ifru_flags = c_short::from_le_bytes([low, high]);
+    let mut request = request(flags);
     // The last byte stays the terminating zero.
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1]
         .iter_mut()
@@ -102,6 +136,21 @@ fn set_interface(fd: &OwnedFd, name: &str, flags: c_int) -> Result<(), Errno> {
             Updater::<{ SET_INTERFACE }, _>::new(&mut request),
         )
     }
+}
+
+fn detach(queue: &OwnedFd) -> Result<(), Errno> {
+    let request = request(libc::IFF_DETACH_QUEUE);
+    // SAFETY: TUNSETQUEUE reads a `struct ifreq`.
+    unsafe { ioctl(queue, Setter::<{ SET_QUEUE }, _>::new(request)) }
+}
+
+/// A request with these flags and no name.
+fn request(flags: c_int) -> ifreq {
+    // SAFETY: all of ifreq is integers and arrays of them, in every field of its union.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    let [low, high, ..] = flags.to_le_bytes();
+    request.ifr_ifru.ifru_flags = c_short::from_le_bytes([low, high]);
+    request
 }
 
 /// Sets the tap up like its interface, except that it is not yet up, and says
@@ -122,27 +171,44 @@ pub(super) async fn configure(netlink: &Handle, tap: &Tap, mtu: u16) -> Result<u
         .ok_or(Errno::NODEV)
         .map_err(NetworkError::kernel(step()))?;
 
-    let mtu = LinkUnspec::new_with_index(index).mtu(mtu.into()).build();
-    netlink
-        .link()
-        .change(mtu)
-        .execute()
+    set_mtu(netlink, index, mtu).await?;
+    let queues = u32::try_from(tap.queues.len()).map_or(KEPT, |count| count.max(1));
+    let short = LinkAttribute::TxQueueLen(KEPT / queues);
+    change_by(netlink, index, short)
         .await
         .map_err(failed(step()))?;
 
     // The namespace's own stack is not to speak on the tap: its router
     // solicitations would reach the guest.
-    let silent = LinkUnspec::new_with_index(index)
-        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-            vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
-        )]))
-        .build();
-    match netlink.link().change(silent).execute().await {
+    let silent =
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])]);
+    match change_by(netlink, index, silent).await {
         // Without IPv6, and with an MTU too small for it, the tap is silent anyway.
         Err(error) if errno(&error) == Some(Errno::AFNOSUPPORT) => {}
         result => result.map_err(failed(step()))?,
     }
     Ok(index)
+}
+
+async fn change_by(
+    netlink: &Handle,
+    index: u32,
+    attribute: LinkAttribute,
+) -> Result<(), rtnetlink::Error> {
+    let link = LinkUnspec::new_with_index(index).append_extra_attribute(attribute);
+    netlink.link().change(link.build()).execute().await
+}
+
+/// Sets the tap's largest packet.
+pub(super) async fn set_mtu(netlink: &Handle, index: u32, mtu: u16) -> Result<(), NetworkError> {
+    netlink
+        .link()
+        .change(LinkUnspec::new_with_index(index).mtu(mtu.into()).build())
+        .execute()
+        .await
+        .map_err(failed("set the MTU of a tap"))
 }
 
 /// Lets packets through.

@@ -1,9 +1,10 @@
 //! The `process` of a further process in a container, checked and translated for
 //! the guest as that of a bundle is.
 
+use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
-use super::{Refusal, refuse};
+use super::{Refusal, refuse, typed};
 
 /// Translates `process`, JSON as in the specification's `process`.
 ///
@@ -17,8 +18,11 @@ pub(crate) fn for_guest(process: &[u8]) -> Result<Vec<u8>, Refusal> {
     let process = &mut spec["process"];
     if let Some(fields) = process.as_object_mut() {
         fields.remove("apparmorProfile");
+        fields.remove("selinuxLabel");
     }
-    serde_json::to_vec(process).map_err(not_json)
+    typed::fit_process(process);
+    let process: Process = typed::read(process, "process")?;
+    serde_json::to_vec(&process).map_err(not_json)
 }
 
 #[cfg(test)]
@@ -43,11 +47,12 @@ mod tests {
     }
 
     #[test]
-    fn an_engines_own_apparmor_profile_is_left_out() {
+    fn an_engines_own_profile_and_label_are_left_out() {
         let process = json!({
-            "cwd": "/", "args": ["x"], "apparmorProfile": "cri-containerd.apparmor.d"
+            "cwd": "/", "args": ["x"], "apparmorProfile": "cri-containerd.apparmor.d",
+            "selinuxLabel": "system_u:system_r:container_t:s0:c1,c2"
         });
-        let expected = json!({ "cwd": "/", "args": ["x"] });
+        let expected = json!({ "cwd": "/", "args": ["x"], "user": { "uid": 0, "gid": 0 } });
         assert_eq!(translate(&process), Ok(expected));
     }
 }

@@ -4,11 +4,21 @@
 //! What cannot be honoured is refused by the name of its field, before anything
 //! is started; see [`refuse`] for the list.
 
+mod allowance;
+mod cpus;
+mod devices;
+pub(crate) mod disks;
 pub(crate) mod exec;
+mod features;
+mod hook_programs;
+mod id_maps;
+mod labels;
 mod mounts;
+mod options;
 pub mod refuse;
 mod role;
 mod translate;
+mod typed;
 mod version;
 
 use std::fs::File;
@@ -16,18 +26,33 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nacre_protocol::agent::PidNamespace;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use nacre_protocol::agent::{PidNamespace, SharedDirectory};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
+use protobuf::Message as _;
 use serde_json::Value;
 use thiserror::Error;
 
+pub use self::allowance::Allowance;
+pub use self::cpus::HostCpus;
+pub use self::features::features;
+pub use self::mounts::PodFile;
+pub use self::options::mount_options;
 pub use self::role::Role;
+use crate::agent::GuestDisk;
 use crate::host::{Source, SourceError};
 use crate::stdio::TerminalSize;
+use crate::text::one_line;
 
 /// Largest `config.json` in bytes: with its envelope it must fit into one ttrpc
 /// message of 4 MiB.
 pub const MAX_SPEC: u64 = 3 << 20;
+
+/// Bytes of mounts below sources that the guest is told of. It finds others once it comes to
+/// them.
+const MAX_SUBMOUNT_BYTES: u64 = 256 << 10;
+
+/// Version of the specification that a container's state follows.
+pub const OCI_VERSION: &str = "1.2.0";
 
 /// Why a bundle cannot be run.
 #[derive(Debug, Error)]
@@ -46,8 +71,8 @@ pub enum BundleError {
         /// The file.
         path: PathBuf,
     },
-    /// `config.json` is no JSON, or no OCI specification.
-    #[error("{}: not a valid OCI specification: {source}", path.display())]
+    /// `config.json` is no JSON.
+    #[error("{}: not JSON: {source}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
@@ -79,7 +104,8 @@ pub struct Refusal {
 impl Refusal {
     pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
-            field: field.into(),
+            // The key of a map may be anything.
+            field: one_line(&field.into()),
             reason: reason.into(),
         }
     }
@@ -96,6 +122,8 @@ pub struct Bundle {
     spec: Spec,
     rootfs: Source,
     binds: Vec<(usize, Source)>,
+    hook_programs: Vec<(usize, Source)>,
+    disks: Vec<disks::Disk>,
 }
 
 impl Bundle {
@@ -122,34 +150,26 @@ impl Bundle {
             source,
         };
         let value: Value = serde_json::from_slice(&text).map_err(parse)?;
-        Self::check(dir, role, &value, parse).map_err(|error| match error {
-            CheckError::Refused(Refusal { field, reason }) => BundleError::Field {
-                path: path.clone(),
-                field,
-                reason,
-            },
-            CheckError::Parse(error) => error,
+        Self::check(dir, role, value).map_err(|Refusal { field, reason }| BundleError::Field {
+            path: path.clone(),
+            field,
+            reason,
         })
     }
 
-    fn check(
-        dir: &Path,
-        role: Role,
-        value: &Value,
-        parse: impl Fn(serde_json::Error) -> BundleError,
-    ) -> Result<Self, CheckError> {
-        version::check(value)?;
-        refuse::check(value, role)?;
-        // From the text's value, so that the same duplicate of a key counts.
-        let spec: Spec = serde_json::from_value(value.clone())
-            .map_err(|error| CheckError::Parse(parse(error)))?;
+    fn check(dir: &Path, role: Role, value: Value) -> Result<Self, Refusal> {
+        let (spec, value) = understand(value, role)?;
         let rootfs = mounts::open_rootfs(dir, &spec)?;
         let binds = mounts::open_binds(dir, &spec, role)?;
+        let hook_programs = hook_programs::open(&spec)?;
+        let disks = disks::open(dir, &spec, &value)?;
         Ok(Self {
             role,
             spec,
             rootfs,
             binds,
+            hook_programs,
+            disks,
         })
     }
 
@@ -172,20 +192,77 @@ impl Bundle {
         mounts::add_resolv_conf(&mut self.spec)
     }
 
-    /// Sources of bind mounts with their number in `mounts`.
-    #[must_use]
-    pub fn binds(&self) -> &[(usize, Source)] {
-        &self.binds
+    /// Mounts files of the pod over the container's. A mount that the bundle has in the place
+    /// of one stays instead.
+    pub fn mount_pod_files(&mut self, files: &[PodFile]) {
+        mounts::add_pod_files(&mut self.spec, files);
     }
 
-    /// The specification for the guest, in which the container is `container`.
+    /// What the container's guest needs of the host besides its root, with its number in
+    /// the share: sources of bind mounts, and programs of hooks.
+    pub fn shared(&self) -> impl Iterator<Item = (usize, &Source)> {
+        let all = self.binds.iter().chain(&self.hook_programs);
+        all.map(|(number, source)| (*number, source))
+    }
+
+    /// What the guest is to mount of the share, once it is there.
+    pub(crate) fn directories(&self) -> Vec<SharedDirectory> {
+        let binds = self.binds.iter().map(|(_, source)| source);
+        let sources = std::iter::once(&self.rootfs).chain(binds);
+        let directories = sources.filter(|source| source.is_dir());
+        let mut directories: Vec<_> = directories.map(Source::in_guest).collect();
+        let mut left = MAX_SUBMOUNT_BYTES;
+        for submounts in directories.iter_mut().map(|directory| &mut directory.below) {
+            submounts.retain(|submount| {
+                let rest = left.checked_sub(submount.compute_size());
+                left = rest.unwrap_or(left);
+                rest.is_some()
+            });
+        }
+        directories
+    }
+
+    /// The bind mounts that are read-only: their number, the path that they are of, and what
+    /// was found there.
+    pub(crate) fn read_only_binds(&self) -> impl Iterator<Item = (usize, &Path, &Source)> {
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        self.binds.iter().filter_map(move |(index, source)| {
+            let mount = mounts.get(*index)?;
+            let path = mount.source().as_deref()?;
+            mounts::is_read_only(mount).then_some((*index, path, source))
+        })
+    }
+
+    /// The hooks. Those of the host are the front door's to run.
+    #[must_use]
+    pub fn hooks(&self) -> Hooks {
+        self.spec.hooks().clone().unwrap_or_default()
+    }
+
+    /// Block devices of the host that the container is handed.
+    pub(crate) fn disks(&self) -> &[disks::Disk] {
+        &self.disks
+    }
+
+    /// The specification for the guest, once what it is given is in the share. Its
+    /// [`disks`](Self::disks) are, in the same order, those of `guest_disks`.
     ///
     /// # Errors
     /// Only if it could not be written as JSON.
-    pub fn guest_spec(&self, container: &str) -> Result<Vec<u8>, serde_json::Error> {
-        let binds = self.binds.iter().map(|(index, _)| *index);
+    pub(crate) fn guest_spec(
+        &self,
+        guest_disks: &[GuestDisk],
+    ) -> Result<Vec<u8>, serde_json::Error> {
+        let shared = translate::Shared {
+            rootfs: &self.rootfs,
+            binds: &self.binds,
+            hook_programs: &self.hook_programs,
+        };
         serde_json::to_vec(&translate::for_guest(
-            &self.spec, self.role, container, binds,
+            &self.spec,
+            self.role,
+            &shared,
+            &disks::InGuest::new(&self.disks, guest_disks),
         ))
     }
 
@@ -239,6 +316,21 @@ impl Bundle {
         (limit > 0).then_some(limit)
     }
 
+    /// What the container may use by its limits.
+    #[must_use]
+    pub fn allowance(&self) -> Allowance {
+        let linux = self.spec.linux().as_ref();
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        resources.map_or_else(Allowance::default, Allowance::of)
+    }
+
+    /// CPUs of the host that the container is confined to, if any.
+    #[must_use]
+    pub fn host_cpus(&self) -> Option<HostCpus> {
+        let resources = self.spec.linux().as_ref()?.resources().as_ref()?;
+        HostCpus::parse(resources.cpu().as_ref()?.cpus().as_deref()?)
+    }
+
     /// CPUs that the container's quota amounts to, rounded up, if it has one.
     #[must_use]
     pub fn cpu_limit(&self) -> Option<u64> {
@@ -256,15 +348,22 @@ impl Bundle {
     }
 }
 
-enum CheckError {
-    Refused(Refusal),
-    Parse(BundleError),
+/// All that can be said of a specification without a look at the host; it comes back as it was
+/// read, too.
+fn understand(value: Value, role: Role) -> Result<(Spec, Value), Refusal> {
+    // What is refused is shown, and may be of any length.
+    let bounded = |Refusal { field, reason }| Refusal::new(field, one_line(&reason));
+    read_and_check(value, role).map_err(bounded)
 }
 
-impl From<Refusal> for CheckError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+fn read_and_check(mut value: Value, role: Role) -> Result<(Spec, Value), Refusal> {
+    version::check(&value)?;
+    refuse::check(&value, role)?;
+    if let Some(process) = value.get_mut("process") {
+        typed::fit_process(process);
     }
+    // From the text's value, so that the same duplicate of a key counts.
+    Ok((typed::read(&value, "")?, value))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
@@ -294,3 +393,7 @@ fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
 #[cfg(test)]
 #[path = "spec_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "bad_input_test.rs"]
+mod bad_input;

@@ -3,9 +3,11 @@
 //! The table works on the JSON itself, so that a field is seen even when it is
 //! one that the types of `oci-spec` would drop.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
-use super::{Refusal, Role};
+use super::{HostCpus, Refusal, Role, devices, disks, id_maps, labels, options};
 
 /// When a field is refused.
 #[derive(Clone, Copy)]
@@ -18,6 +20,10 @@ enum When {
     NotAbsolute,
     /// It is a number above zero.
     Positive,
+    /// It is a number outside of this range.
+    Outside(i64, i64),
+    /// It is a text of more bytes than this.
+    Longer(usize),
 }
 
 /// One field that is refused.
@@ -38,14 +44,29 @@ const fn rule(field: &'static str, when: When, reason: &'static str) -> Rule {
 
 const HOST_DEVICE: &str = "names a device of the host, which does not exist inside the guest";
 const HOST_CPUS: &str = "names CPUs of the host; the guest has its own (choose their number)";
-const NO_HOOKS: &str = "hooks that run on the host are not supported: they act on its namespaces";
+const HOST_MEMORY: &str = "names memory nodes of the host";
+const NO_LISTENER: &str = "a listener on the host cannot watch a guest";
+const ABSOLUTE: &str = "must be an absolute path";
+const POSITIVE: &str = "must be greater than zero";
 const VERSION_1: &str = "exists in cgroup version 1 only; the guest has version 2";
 const OTHER_PLATFORM: &str = "is of another platform; containers here run on Linux";
 const PROPAGATION: &str = "mounts made later do not cross from host to guest or back; use rprivate";
-const NO_LABELS: &str = "the guest's kernel has no SELinux; the label would not be enforced";
-const NO_IDMAP: &str = "ID-mapped mounts are not supported";
-const NO_USERS: &str = "user namespaces inside the guest are not supported";
+const POD_USERS: &str = "user namespaces are supported for containers alone in their pod only";
+const NO_ID: &str = "must be from 0 to 4294967294";
+const NO_SIZE: &str = "must be from 0 to 65535";
+const NO_LIMIT: &str = "must be a number of bytes, or -1 for no limit";
+const NO_NAME: &str = "is longer than 64 bytes";
 const FOREIGN_NAMESPACE: &str = "an existing namespace of the host cannot be joined from a guest";
+
+/// When a specification may have programs run.
+const HOOKS: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
 
 /// File systems that exist inside the guest without a source from the host.
 const GUEST_FILE_SYSTEMS: &[&str] = &[
@@ -62,83 +83,105 @@ const RULES: &[Rule] = &[
     rule("solaris", When::Set, OTHER_PLATFORM),
     rule("zos", When::Set, OTHER_PLATFORM),
     rule("freebsd", When::Set, OTHER_PLATFORM),
-    rule("hooks.prestart", When::Set, NO_HOOKS),
-    rule("hooks.createRuntime", When::Set, NO_HOOKS),
-    rule("hooks.createContainer", When::Set, NO_HOOKS),
-    rule("hooks.poststart", When::Set, NO_HOOKS),
-    rule("hooks.poststop", When::Set, NO_HOOKS),
-    rule("process.cwd", When::NotAbsolute, "must be an absolute path"),
-    rule("process.selinuxLabel", When::Set, NO_LABELS),
-    rule("process.execCPUAffinity", When::Set, HOST_CPUS),
+    rule("hostname", When::Longer(64), NO_NAME),
+    rule("domainname", When::Longer(64), NO_NAME),
+    rule("process.cwd", When::NotAbsolute, ABSOLUTE),
+    rule("process.user.uid", When::Outside(0, MAX_ID), NO_ID),
+    rule("process.user.gid", When::Outside(0, MAX_ID), NO_ID),
     rule(
-        "mounts[*].destination",
-        When::NotAbsolute,
-        "must be an absolute path",
+        "process.user.additionalGids[*]",
+        When::Outside(0, MAX_ID),
+        NO_ID,
     ),
     rule(
+        "process.user.umask",
+        When::Outside(0, 0o777),
+        "must be from 0 to 511 (octal 777)",
+    ),
+    rule(
+        "process.oomScoreAdj",
+        When::Outside(-1000, 1000),
+        "must be from -1000 to 1000",
+    ),
+    rule(
+        "process.consoleSize.height",
+        When::Outside(0, 65_535),
+        NO_SIZE,
+    ),
+    rule(
+        "process.consoleSize.width",
+        When::Outside(0, 65_535),
+        NO_SIZE,
+    ),
+    rule(
+        "process.ioPriority.priority",
+        When::Outside(0, 7),
+        "must be from 0 to 7",
+    ),
+    rule(
+        "process.scheduler.nice",
+        When::Outside(-20, 19),
+        "must be from -20 to 19",
+    ),
+    rule(
+        "process.scheduler.priority",
+        When::Outside(0, 99),
+        "must be from 0 to 99",
+    ),
+    rule("process.execCPUAffinity", When::Set, HOST_CPUS),
+    rule("mounts[*].destination", When::NotAbsolute, ABSOLUTE),
+    rule(
         "mounts[*].options[*]",
-        When::OneOf(&["shared", "rshared", "slave", "rslave"]),
+        When::OneOf(options::PROPAGATION),
         PROPAGATION,
     ),
-    rule(
-        "mounts[*].options[*]",
-        When::OneOf(&["idmap", "ridmap"]),
-        NO_IDMAP,
-    ),
-    rule(
-        "mounts[*].options[*]",
-        When::OneOf(&["tmpcopyup"]),
-        "copying what is below a tmpfs is not supported",
-    ),
-    rule("mounts[*].uidMappings", When::Set, NO_IDMAP),
-    rule("mounts[*].gidMappings", When::Set, NO_IDMAP),
-    rule("linux.mountLabel", When::Set, NO_LABELS),
     rule(
         "linux.intelRdt",
         When::Set,
         "is a property of the host's processor, not of the guest's",
     ),
-    rule(
-        "linux.memoryPolicy",
-        When::Set,
-        "names memory nodes of the host",
-    ),
+    rule("linux.memoryPolicy", When::Set, HOST_MEMORY),
     rule(
         "linux.netDevices",
         When::Set,
         "network devices of the host are not moved into a guest",
     ),
-    rule("linux.uidMappings", When::Set, NO_USERS),
-    rule("linux.gidMappings", When::Set, NO_USERS),
+    rule("linux.maskedPaths[*]", When::NotAbsolute, ABSOLUTE),
+    rule("linux.readonlyPaths[*]", When::NotAbsolute, ABSOLUTE),
     rule(
-        "linux.timeOffsets",
-        When::Set,
-        "time namespaces are not supported",
+        "linux.resources.memory.limit",
+        When::Outside(-1, i64::MAX),
+        NO_LIMIT,
     ),
     rule(
-        "linux.rootfsPropagation",
-        When::OneOf(&["shared", "rshared"]),
-        PROPAGATION,
+        "linux.resources.memory.reservation",
+        When::Outside(-1, i64::MAX),
+        NO_LIMIT,
     ),
     rule(
-        "linux.seccomp.listenerPath",
-        When::Set,
-        "a listener on the host cannot watch a guest",
+        "linux.resources.memory.swap",
+        When::Outside(-1, i64::MAX),
+        NO_LIMIT,
     ),
+    rule("linux.seccomp.listenerPath", When::Set, NO_LISTENER),
     rule(
         "linux.seccomp.defaultAction",
         When::OneOf(&["SCMP_ACT_NOTIFY"]),
-        "a listener on the host cannot watch a guest",
+        NO_LISTENER,
     ),
     rule(
         "linux.seccomp.syscalls[*].action",
         When::OneOf(&["SCMP_ACT_NOTIFY"]),
-        "a listener on the host cannot watch a guest",
+        NO_LISTENER,
     ),
     rule("linux.resources.rdma", When::Set, HOST_DEVICE),
     rule("linux.resources.network.classID", When::Set, VERSION_1),
     rule("linux.resources.network.priorities", When::Set, VERSION_1),
-    rule("linux.resources.blockIO.weight", When::Set, HOST_DEVICE),
+    rule(
+        "linux.resources.blockIO.weight",
+        When::Outside(0, 1000),
+        "must be from 10 to 1000",
+    ),
     rule("linux.resources.blockIO.leafWeight", When::Set, VERSION_1),
     rule(
         "linux.resources.blockIO.weightDevice",
@@ -165,12 +208,7 @@ const RULES: &[Rule] = &[
         When::Set,
         HOST_DEVICE,
     ),
-    rule("linux.resources.cpu.cpus", When::Set, HOST_CPUS),
-    rule(
-        "linux.resources.cpu.mems",
-        When::Set,
-        "names memory nodes of the host",
-    ),
+    rule("linux.resources.cpu.mems", When::Set, HOST_MEMORY),
     rule(
         "linux.resources.cpu.realtimeRuntime",
         When::Positive,
@@ -199,10 +237,13 @@ const RULES: &[Rule] = &[
     ),
     rule(
         "linux.resources.hugepageLimits[*].limit",
-        When::Positive,
-        "the guest has no huge pages to give",
+        When::Outside(0, i64::MAX),
+        "must be a number of bytes",
     ),
 ];
+
+/// The largest identifier of a user; the one above stands for none.
+const MAX_ID: i64 = u32::MAX as i64 - 1;
 
 /// Namespaces that a container must have of its own, and what it would mean if
 /// it did not.
@@ -220,49 +261,100 @@ const NAMESPACES: &[(&str, &str)] = &[
     ("uts", "the host's host name cannot be shared with a guest"),
 ];
 
-/// Character devices that the guest has as the host does.
-const GUEST_DEVICES: &[(i64, i64)] = &[
-    (1, 3),    // null
-    (1, 5),    // zero
-    (1, 7),    // full
-    (1, 8),    // random
-    (1, 9),    // urandom
-    (5, 0),    // tty
-    (5, 1),    // console
-    (5, 2),    // ptmx
-    (10, 200), // net/tun
-    (10, 229), // fuse
-];
-
 /// Names the first field that cannot be honoured.
 ///
 /// # Errors
 /// That field as a [`Refusal`].
 pub fn check(spec: &Value, role: Role) -> Result<(), Refusal> {
     require(spec)?;
+    check_zero_bytes("", spec)?;
     check_rules(spec)?;
-    check_app_armor(spec)?;
+    check_hooks(spec)?;
+    check_rlimits(spec)?;
+    labels::check(spec, log::Level::Warn)?;
     check_namespaces(spec, role)?;
     check_mount_types(spec)?;
-    check_devices(spec)
+    options::check(spec)?;
+    id_maps::check(spec, role)?;
+    check_cpus(spec, role)?;
+    devices::check(spec, &devices::is_of_the_host)
 }
 
 /// As [`check`], of a specification that has nothing but `process`.
 pub(super) fn check_process(spec: &Value) -> Result<(), Refusal> {
     require_program(spec)?;
+    check_zero_bytes("", spec)?;
     check_rules(spec)?;
-    check_app_armor(spec)
+    check_rlimits(spec)?;
+    // Of its container, the same was said with a warning.
+    labels::check(spec, log::Level::Info)
+}
+
+/// No text of the kernel's has one inside.
+fn check_zero_bytes(field: &str, value: &Value) -> Result<(), Refusal> {
+    let name = |key: &str| {
+        if field.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{field}.{key}")
+        }
+    };
+    match value {
+        Value::String(text) if text.contains('\0') => {
+            Err(Refusal::new(field, "contains a zero byte"))
+        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, item)| check_zero_bytes(&format!("{field}[{index}]"), item)),
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| {
+            if key.contains('\0') {
+                return Err(Refusal::new(
+                    field,
+                    "has a field with a zero byte in its name",
+                ));
+            }
+            check_zero_bytes(&name(key), value)
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_rlimits(spec: &Value) -> Result<(), Refusal> {
+    let mut seen = HashSet::new();
+    for (field, limit) in find(spec, "process.rlimits[*]") {
+        let kind = limit.get("type").and_then(Value::as_str);
+        if kind.is_some_and(|kind| !seen.insert(kind)) {
+            return Err(Refusal::new(field, "a limit of this type is there already"));
+        }
+        let number = |key| limit.get(key).and_then(Value::as_u64).unwrap_or(0);
+        if number("soft") > number("hard") {
+            let reason = "the soft limit is above the hard one";
+            return Err(Refusal::new(field, reason));
+        }
+    }
+    Ok(())
 }
 
 fn check_rules(spec: &Value) -> Result<(), Refusal> {
-    for rule in RULES {
-        for (field, value) in find(spec, rule.field) {
-            if rule.when.holds(value) {
-                return Err(Refusal::new(
-                    field,
-                    format!("{}{}", quote(value), rule.reason),
-                ));
-            }
+    let mut rules = RULES.iter();
+    rules.try_for_each(|rule| check_rule(spec, rule.field, rule.when, rule.reason))
+}
+
+fn check_hooks(spec: &Value) -> Result<(), Refusal> {
+    for moment in HOOKS {
+        let hook = format!("hooks.{moment}[*]");
+        check_rule(spec, &format!("{hook}.path"), When::NotAbsolute, ABSOLUTE)?;
+        let timeout = format!("{hook}.timeout");
+        check_rule(spec, &timeout, When::Outside(1, i64::MAX), POSITIVE)?;
+    }
+    Ok(())
+}
+
+fn check_rule(spec: &Value, field: &str, when: When, reason: &str) -> Result<(), Refusal> {
+    for (field, value) in find(spec, field) {
+        if when.holds(value) {
+            return Err(Refusal::new(field, format!("{}{reason}", quote(value))));
         }
     }
     Ok(())
@@ -295,33 +387,6 @@ fn require_program(spec: &Value) -> Result<(), Refusal> {
     }
 }
 
-/// Prefixes of the profiles that engines give to every container where the host
-/// has AppArmor. They keep a container off the host's kernel, which it is not on.
-const DEFAULT_PROFILES: &[&str] = &[
-    "cri-containerd.apparmor.d",
-    "containers-default-",
-    "crio-default",
-    "docker-default",
-];
-
-/// The guest's kernel has no AppArmor: a profile that somebody chose is refused,
-/// one that every container gets is left out.
-fn check_app_armor(spec: &Value) -> Result<(), Refusal> {
-    for (field, value) in find(spec, "process.apparmorProfile") {
-        let profile = value.as_str().unwrap_or_default();
-        if DEFAULT_PROFILES
-            .iter()
-            .any(|prefix| profile.starts_with(prefix))
-        {
-            log::info!("{field}: {profile:?} is not applied: the guest's kernel has no AppArmor");
-        } else if says_something(value) && profile != "unconfined" {
-            let reason = "the guest's kernel has no AppArmor; the profile would not be enforced";
-            return Err(Refusal::new(field, format!("{}{reason}", quote(value))));
-        }
-    }
-    Ok(())
-}
-
 fn check_namespaces(spec: &Value, role: Role) -> Result<(), Refusal> {
     let kinds: Vec<_> = find(spec, "linux.namespaces[*].type")
         .filter_map(|(_, kind)| kind.as_str())
@@ -342,9 +407,28 @@ fn check_namespaces(spec: &Value, role: Role) -> Result<(), Refusal> {
             let reason = format!("{}{FOREIGN_NAMESPACE}", quote(path));
             return Err(Refusal::new(format!("{field}.path"), reason));
         }
-        if let "user" | "time" = kind {
-            let reason = format!("{kind:?}: containers of a guest have no such namespace");
-            return Err(Refusal::new(format!("{field}.type"), reason));
+        if kind == "user" && role != Role::Alone {
+            return Err(Refusal::new(format!("{field}.type"), POD_USERS));
+        }
+    }
+    let mut seen = HashSet::new();
+    if let Some(kind) = kinds.iter().find(|kind| !seen.insert(*kind)) {
+        let reason = format!("{kind:?} is listed twice");
+        return Err(Refusal::new("linux.namespaces", reason));
+    }
+    for (field, kind) in [
+        ("linux.uidMappings", "user"),
+        ("linux.gidMappings", "user"),
+        ("linux.timeOffsets", "time"),
+    ] {
+        let is_given = find(spec, field).any(|(_, value)| says_something(value));
+        let is_listed = kinds.contains(&kind);
+        if is_given && !is_listed {
+            let reason = format!("needs a {kind:?} namespace");
+            return Err(Refusal::new(field, reason));
+        }
+        if is_listed && !is_given && kind == "user" {
+            return Err(Refusal::new(field, "missing: a user namespace needs some"));
         }
     }
     Ok(())
@@ -353,8 +437,10 @@ fn check_namespaces(spec: &Value, role: Role) -> Result<(), Refusal> {
 fn check_mount_types(spec: &Value) -> Result<(), Refusal> {
     for (field, mount) in find(spec, "mounts[*]") {
         let kind = mount.get("type").and_then(Value::as_str).unwrap_or("");
-        if !is_bind(mount) && !GUEST_FILE_SYSTEMS.contains(&kind) {
-            let reason = format!("{kind:?} is not a file system that a guest can mount");
+        let is_known = GUEST_FILE_SYSTEMS.contains(&kind) || disks::FILE_SYSTEMS.contains(&kind);
+        if !is_bind(mount) && !is_known {
+            let kind = mount.get("type").unwrap_or(&Value::Null);
+            let reason = format!("{}is not a file system that a guest can mount", quote(kind));
             return Err(Refusal::new(format!("{field}.type"), reason));
         }
     }
@@ -362,25 +448,23 @@ fn check_mount_types(spec: &Value) -> Result<(), Refusal> {
 }
 
 /// The options decide, whatever the type says (runtime-spec, "mounts").
-fn is_bind(mount: &Value) -> bool {
+pub(super) fn is_bind(mount: &Value) -> bool {
     mount.get("type").and_then(Value::as_str) == Some("bind")
         || find(mount, "options[*]")
             .filter_map(|(_, option)| option.as_str())
             .any(|option| option == "bind" || option == "rbind")
 }
 
-fn check_devices(spec: &Value) -> Result<(), Refusal> {
-    for (field, device) in find(spec, "linux.devices[*]") {
-        let number = |key| device.get(key).and_then(Value::as_i64).unwrap_or(0);
-        let kind = device.get("type").and_then(Value::as_str);
-        let known = match kind {
-            Some("c" | "u") => GUEST_DEVICES.contains(&(number("major"), number("minor"))),
-            Some("p") => true,
-            _ => false,
-        };
-        if !known {
-            let path = device.get("path").unwrap_or(&Value::Null);
-            return Err(Refusal::new(field, format!("{}{HOST_DEVICE}", quote(path))));
+/// The monitor of a pod with several containers runs on the CPUs of all of them.
+fn check_cpus(spec: &Value, role: Role) -> Result<(), Refusal> {
+    for (field, cpus) in find(spec, "linux.resources.cpu.cpus") {
+        let text = cpus.as_str().unwrap_or_default();
+        if role != Role::Alone && says_something(cpus) {
+            return Err(Refusal::new(field, format!("{}{HOST_CPUS}", quote(cpus))));
+        }
+        if !text.is_empty() && HostCpus::parse(text).is_none() {
+            let reason = format!("{}is no list of CPUs such as 0-2,5", quote(cpus));
+            return Err(Refusal::new(field, reason));
         }
     }
     Ok(())
@@ -393,11 +477,19 @@ impl When {
             Self::OneOf(refused) => value.as_str().is_some_and(|text| refused.contains(&text)),
             Self::NotAbsolute => !value.as_str().is_some_and(|path| path.starts_with('/')),
             Self::Positive => value.as_f64().is_some_and(|number| number > 0.0),
+            // A number that is none of i64 is outside of any range.
+            Self::Outside(min, max) => {
+                value.is_number()
+                    && !value
+                        .as_i64()
+                        .is_some_and(|number| (min..=max).contains(&number))
+            }
+            Self::Longer(max) => value.as_str().is_some_and(|text| text.len() > max),
         }
     }
 }
 
-fn says_something(value: &Value) -> bool {
+pub(super) fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(flag) => *flag,
@@ -409,7 +501,7 @@ fn says_something(value: &Value) -> bool {
 }
 
 /// Short values are shown, so that one sees which is meant.
-fn quote(value: &Value) -> String {
+pub(super) fn quote(value: &Value) -> String {
     match value {
         Value::String(text) if !text.is_empty() && text.chars().count() <= 80 => {
             format!("{text:?}: ")
@@ -420,7 +512,7 @@ fn quote(value: &Value) -> String {
 }
 
 /// All values at `pattern`, each with its own name.
-fn find<'a>(
+pub(super) fn find<'a>(
     value: &'a Value,
     pattern: &str,
 ) -> impl Iterator<Item = (String, &'a Value)> + use<'a> {

@@ -5,8 +5,13 @@
 //! `/proc/PID/ns` of the sandbox's process on the host; inside the guest that is
 //! the pod's namespace of that kind.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use nacre_protocol::agent::PidNamespace;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount};
+
+use super::mounts;
 
 /// What a bundle's container is to its pod.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,11 +79,24 @@ impl Role {
                 })
     }
 
-    /// Whether a mount is the pod's shared memory: containerd makes a tmpfs of the
-    /// host for it, of which the guest has its own.
+    /// Whether a mount is the pod's shared memory: container engines make a tmpfs of the
+    /// host for it, of which the guest has its own. A volume in that place is a volume.
     pub(super) fn is_shared_memory(self, mount: &Mount) -> bool {
-        self != Self::Alone && mount.destination().as_os_str() == "/dev/shm"
+        self != Self::Alone
+            && mount.destination().as_os_str() == "/dev/shm"
+            && (!mounts::is_bind(mount) || mount.source().as_deref().is_some_and(is_engines))
     }
+}
+
+/// Whether this is where an engine keeps a pod's `/dev/shm`: `…/sandboxes/ID/shm` (containerd) or
+/// `…/userdata/shm` (podman, CRI-O).
+fn is_engines(source: &Path) -> bool {
+    let mut names = source.iter().rev();
+    names.next() == Some(OsStr::new("shm"))
+        && match names.next() {
+            Some(dir) if dir == "userdata" => true,
+            _ => names.next() == Some(OsStr::new("sandboxes")),
+        }
 }
 
 #[cfg(test)]
@@ -135,6 +153,32 @@ mod tests {
         assert!(Role::Member.joins_ipc(Some(&shared)));
         assert!(!Role::Member.joins_ipc(Some(&private)));
         assert!(!Role::Sandbox.joins_ipc(Some(&shared)));
+    }
+
+    #[test]
+    fn a_volume_in_the_place_of_the_shared_memory_is_a_volume() {
+        let mount = |source: &str| -> Mount {
+            let mount = json!({ "destination": "/dev/shm", "type": "bind", "source": source,
+                "options": ["rbind"] });
+            serde_json::from_value(mount).unwrap()
+        };
+        for engines in [
+            "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/0123abc/shm",
+            "/var/lib/containers/storage/overlay-containers/0123abc/userdata/shm",
+        ] {
+            assert!(Role::Member.is_shared_memory(&mount(engines)), "{engines}");
+            assert!(!Role::Alone.is_shared_memory(&mount(engines)));
+        }
+        for volume in [
+            "/var/lib/kubelet/pods/0123/volumes/kubernetes.io~empty-dir/shm",
+            "/srv/shm",
+            "/shm",
+        ] {
+            assert!(!Role::Member.is_shared_memory(&mount(volume)), "{volume}");
+        }
+        let tmpfs = json!({ "destination": "/dev/shm", "type": "tmpfs", "source": "shm" });
+        let tmpfs = serde_json::from_value(tmpfs).unwrap();
+        assert!(Role::Member.is_shared_memory(&tmpfs));
     }
 
     #[test]

@@ -59,6 +59,16 @@ fn load(config: &Value) -> Result<Bundle, BundleError> {
     Bundle::load(dir.path())
 }
 
+/// As [`load`], of a container "web" whose files are in the share.
+fn load_shared(config: &Value) -> Bundle {
+    let bundle = load(config).unwrap();
+    bundle.rootfs().set_place("web/rootfs".to_owned());
+    for (number, source) in bundle.shared() {
+        source.set_place(format!(".volumes/{number}"));
+    }
+    bundle
+}
+
 fn message(result: Result<Bundle, BundleError>) -> String {
     result.unwrap_err().to_string()
 }
@@ -75,31 +85,26 @@ fn a_bundle_says_what_its_pod_needs() {
     assert_eq!(bundle.cpu_limit(), Some(2));
     assert!(bundle.rootfs().is_dir());
     let kinds: Vec<_> = bundle
-        .binds()
-        .iter()
-        .map(|(index, source)| (*index, source.is_dir()))
+        .shared()
+        .map(|(index, source)| (index, source.is_dir()))
         .collect();
     assert_eq!(kinds, [(2, true), (3, false)]);
 }
 
 #[test]
 fn the_guest_gets_paths_of_the_guest_and_nothing_of_the_host() {
-    let guest = load(&config()).unwrap().guest_spec("web").unwrap();
+    let guest = load_shared(&config()).guest_spec(&[]).unwrap();
     let guest: Value = serde_json::from_slice(&guest).unwrap();
     assert_eq!(guest["root"]["path"], "/run/nacre/share/web/rootfs");
     assert_eq!(guest["root"]["readonly"], true);
-    assert_eq!(
-        guest["mounts"][2]["source"],
-        "/run/nacre/share/web/mounts/2"
-    );
-    assert_eq!(
-        guest["mounts"][3]["source"],
-        "/run/nacre/share/web/mounts/3"
-    );
+    assert_eq!(guest["mounts"][2]["source"], "/run/nacre/share/.volumes/2");
+    assert_eq!(guest["mounts"][3]["source"], "/run/nacre/share/.volumes/3");
     assert_eq!(guest["mounts"][0]["source"], "proc");
-    assert_eq!(guest["mounts"][2]["options"], json!(["rbind", "ro"]));
+    let options = guest["mounts"][2]["options"].as_array().unwrap();
+    assert!(options.ends_with(&[json!("rbind"), json!("ro")]));
     assert_eq!(guest["linux"].get("cgroupsPath"), None);
-    assert_eq!(guest["linux"]["resources"].get("hugepageLimits"), None);
+    let limits = json!([{ "pageSize": "2MB", "limit": 0 }]);
+    assert_eq!(guest["linux"]["resources"]["hugepageLimits"], limits);
     let kinds: Vec<_> = guest["linux"]["namespaces"]
         .as_array()
         .unwrap()
@@ -125,13 +130,102 @@ fn the_guest_gets_paths_of_the_guest_and_nothing_of_the_host() {
 }
 
 #[test]
-fn hooks_of_the_container_go_with_it() {
+fn files_of_the_pod_are_mounted_where_the_bundle_has_none() {
+    let files = [PodFile::ResolvConf, PodFile::Hosts, PodFile::Hostname];
+    let mounted = |change: fn(&mut Value)| -> Vec<Value> {
+        let mut config = config();
+        change(&mut config);
+        let mut bundle = load(&config).unwrap();
+        bundle.mount_pod_files(&files);
+        let guest = bundle.guest_spec(&[]).unwrap();
+        let guest: Value = serde_json::from_slice(&guest).unwrap();
+        guest["mounts"].as_array().unwrap()[4..].to_vec()
+    };
+    let mount = |place: &str, source: &str, options: &[&str]| json!({ "destination": place, "type": "bind", "source": source, "options": options });
+    // The bundle has hosts of its own, and a root that is read-only.
+    assert_eq!(
+        mounted(|_| ()),
+        [
+            mount(
+                "/etc/resolv.conf",
+                "/run/nacre/resolv.conf",
+                &["bind", "ro"]
+            ),
+            mount("/etc/hostname", "/run/nacre/hostname", &["bind", "ro"]),
+        ]
+    );
+    // They are also over a volume that is /etc.
+    let in_etc = mounted(|config| {
+        config["root"]["readonly"] = json!(false);
+        config["mounts"][3]["destination"] = json!("/etc");
+        config["mounts"][3]["source"] = json!("data");
+    });
+    let hosts = mount("/etc/hosts", "/run/nacre/hosts", &["bind"]);
+    assert!(in_etc.len() == 3 && in_etc.contains(&hosts), "{in_etc:?}");
+}
+
+#[test]
+fn devices_cpus_and_labels_of_the_host_stay_there() {
     let mut config = config();
-    config["hooks"] = json!({ "startContainer": [{ "path": "/bin/true" }], "poststop": [] });
-    let guest = load(&config).unwrap().guest_spec("web").unwrap();
+    config["linux"]["devices"] = json!([
+        { "path": "/dev/vda", "type": "b", "major": 254, "minor": 0 },
+        { "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229 },
+    ]);
+    config["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0");
+    config["process"]["selinuxLabel"] = json!("system_u:system_r:container_t:s0");
+    config["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+    config["linux"]["resources"]["cpu"]["cpus"] = json!("0,2");
+    let bundle = load_shared(&config);
+    assert_eq!(bundle.host_cpus().unwrap().count(), 2);
+    let guest = bundle.guest_spec(&[]).unwrap();
     let guest: Value = serde_json::from_slice(&guest).unwrap();
-    assert_eq!(guest["hooks"]["startContainer"][0]["path"], "/bin/true");
-    assert_eq!(guest["hooks"].get("poststop"), None);
+    let devices = guest["linux"]["devices"].as_array().unwrap();
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0]["path"], "/dev/fuse");
+    assert_eq!(guest["linux"]["resources"]["cpu"].get("cpus"), None);
+    assert_eq!(guest["linux"].get("mountLabel"), None);
+    assert_eq!(guest["process"].get("selinuxLabel"), None);
+}
+
+#[test]
+fn hooks_of_the_guest_go_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("hook");
+    fs::write(&program, "no script, and no program with libraries").unwrap();
+    let mut config = config();
+    config["hooks"] = json!({
+        "startContainer": [{ "path": "/bin/true" }],
+        "createContainer": [{ "path": program }, { "path": program, "args": ["x"] }],
+        "createRuntime": [{ "path": "/bin/true" }],
+        "poststop": []
+    });
+    let bundle = load_shared(&config);
+    let guest = bundle.guest_spec(&[]).unwrap();
+    let guest: Value = serde_json::from_slice(&guest).unwrap();
+    let hooks = &guest["hooks"];
+    assert_eq!(hooks["startContainer"][0]["path"], "/bin/true");
+    assert_eq!(hooks.get("createRuntime"), None);
+    assert_eq!(hooks.get("poststop"), None);
+    let numbers: Vec<_> = bundle.shared().map(|(number, _)| number).collect();
+    for (index, name) in [program.to_str().unwrap(), "x"].iter().enumerate() {
+        let path = format!("/run/nacre/share/.volumes/{}", numbers[2 + index]);
+        let expected = json!({ "path": path, "args": [name] });
+        assert_eq!(hooks["createContainer"][index], expected);
+    }
+}
+
+#[test]
+fn a_hook_of_the_guest_needs_no_other_file() {
+    let mut config = config();
+    config["hooks"] = json!({ "createContainer": [{ "path": "/bin/sh" }] });
+    let message = load(&config).unwrap_err().to_string();
+    assert!(
+        message.contains("hooks.createContainer[0].path: /bin/sh: runs in the guest"),
+        "{message}"
+    );
+    config["hooks"]["createContainer"][0]["path"] = json!("/no/such");
+    let message = load(&config).unwrap_err().to_string();
+    assert!(message.contains("/no/such: No such file"), "{message}");
 }
 
 #[test]
@@ -160,7 +254,7 @@ fn broken_json_is_named_with_its_line() {
     let dir = bundle_with("{\n  \"ociVersion\": \"1.0.0\",\n  oops\n}");
     let message = message(Bundle::load(dir.path()));
     assert!(
-        message.contains("not a valid OCI specification: key must be a string at line 3"),
+        message.contains("not JSON: key must be a string at line 3"),
         "{message}"
     );
 }
@@ -171,7 +265,7 @@ fn a_field_of_the_wrong_type_is_refused() {
     config["process"]["user"]["uid"] = json!("root");
     let message = message(load(&config));
     assert!(
-        message.contains("not a valid OCI specification: invalid type: string \"root\""),
+        message.contains("process.user.uid: invalid type: string \"root\""),
         "{message}"
     );
 }

@@ -3,16 +3,16 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 use super::endpoint::{Direction, Endpoint};
-use crate::timing::Moment;
+use crate::timing::FirstOutput;
 
 /// Bytes that a pump holds, a pipe's capacity.
 const BUFFER: usize = 64 << 10;
@@ -22,13 +22,20 @@ const BUFFER: usize = 64 << 10;
 /// that fails, can keep it open.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
+/// How long the guest may take altogether for the output that is left after a container's end,
+/// and how many bytes that may be. The time that a reader on the host takes does not count. What
+/// a process has written before its end is in pipes, which are far smaller.
+const LAST_OUTPUT: Duration = Duration::from_secs(30);
+const MAX_LAST_OUTPUT: usize = 64 << 20;
+
 /// The pumps of one container.
 #[derive(Debug)]
 pub(crate) struct Pumps {
     input: Option<AbortHandle>,
     outputs: Vec<JoinHandle<()>>,
-    ended: watch::Sender<bool>,
-    first_output: Arc<OnceLock<Moment>>,
+    /// When the container did.
+    ended: watch::Sender<Option<Instant>>,
+    first_output: FirstOutput,
 }
 
 impl Pumps {
@@ -36,8 +43,8 @@ impl Pumps {
         Self {
             input: None,
             outputs: Vec::new(),
-            ended: watch::Sender::new(false),
-            first_output: Arc::default(),
+            ended: watch::Sender::new(None),
+            first_output: FirstOutput::default(),
         }
     }
 
@@ -76,8 +83,8 @@ impl Pumps {
     }
 
     /// When the container's first byte came.
-    pub(crate) fn first_output(&self) -> Option<Moment> {
-        self.first_output.get().copied()
+    pub(crate) fn first_output(&self) -> FirstOutput {
+        self.first_output.clone()
     }
 
     /// Waits until all output of a container that has ended is written.
@@ -85,7 +92,7 @@ impl Pumps {
         if let Some(input) = self.input.take() {
             input.abort();
         }
-        self.ended.send_replace(true);
+        self.ended.send_replace(Some(Instant::now()));
         for output in &mut self.outputs {
             // A pump that panicked has nothing more to write.
             let _ = output.await;
@@ -124,20 +131,25 @@ async fn input(host: &Endpoint, mut stream: UnixStream) -> io::Result<()> {
 async fn output(
     mut stream: UnixStream,
     host: &Endpoint,
-    mut ended: watch::Receiver<bool>,
-    first_output: &OnceLock<Moment>,
+    mut ended: watch::Receiver<Option<Instant>>,
+    first_output: &FirstOutput,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
+    let mut left = Leftover::default();
     loop {
+        let before = Instant::now();
         let count = tokio::select! {
             biased;
             count = stream.read(&mut buffer) => count?,
-            () = standstill(&mut ended) => return Err(io::ErrorKind::TimedOut.into()),
+            () = standstill(&mut ended, left.time) => return Err(io::ErrorKind::TimedOut.into()),
         };
         if count == 0 {
             return Ok(());
         }
-        first_output.get_or_init(Moment::now);
+        if let Some(ended) = *ended.borrow() {
+            left.take(before.max(ended).elapsed(), count)?;
+        }
+        first_output.came();
         if let Err(error) = host.write_all(&buffer[..count]).await {
             // The container is told by its next write, as with a pipe.
             let stream = stream.into_std()?;
@@ -147,12 +159,38 @@ async fn output(
     }
 }
 
-async fn standstill(ended: &mut watch::Receiver<bool>) {
-    if ended.wait_for(|ended| *ended).await.is_err() {
+/// What a guest may still use for the output of a container that has ended.
+struct Leftover {
+    time: Duration,
+    bytes: usize,
+}
+
+impl Default for Leftover {
+    fn default() -> Self {
+        Self {
+            time: LAST_OUTPUT,
+            bytes: MAX_LAST_OUTPUT,
+        }
+    }
+}
+
+impl Leftover {
+    /// `count` bytes have taken this long. An error when that was too much.
+    fn take(&mut self, time: Duration, count: usize) -> io::Result<()> {
+        self.time = self.time.saturating_sub(time);
+        let bytes = self.bytes.checked_sub(count);
+        self.bytes = bytes.ok_or(io::ErrorKind::TimedOut)?;
+        Ok(())
+    }
+}
+
+/// Ends when nothing has come for too long, or for `left`, since the container's end.
+async fn standstill(ended: &mut watch::Receiver<Option<Instant>>, left: Duration) {
+    if ended.wait_for(Option::is_some).await.is_err() {
         // The pumps are dropped, and this one with them.
         return std::future::pending().await;
     }
-    tokio::time::sleep(STANDSTILL).await;
+    tokio::time::sleep(left.min(STANDSTILL)).await;
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ async fn all_output_arrives_at_a_slow_reader() {
     });
     pumps.drain().await;
     writer.join().unwrap();
-    assert!(pumps.first_output().is_some());
+    assert!(pumps.first_output().at().is_some());
     drop(pumps);
     assert!(
         reader.join().unwrap() == expected,
@@ -128,7 +128,7 @@ async fn a_guest_that_leaves_ends_stdin() {
     pumps.start_input(read, ours).unwrap();
     File::from(write).write_all(b"for nobody").unwrap();
     pumps.drain().await;
-    assert_eq!(pumps.first_output(), None);
+    assert_eq!(pumps.first_output().at(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,4 +141,61 @@ async fn output_that_never_ends_is_waited_for_only_so_long() {
     pumps.drain().await;
     assert!(before.elapsed() >= STANDSTILL);
     assert!(before.elapsed() < STANDSTILL * 2);
+}
+
+/// Output without end, a chunk each time that so much has passed, of a container that ends after
+/// `life`. Gives how long it was waited for then.
+async fn drain_of(chunk: Vec<u8>, pause: Duration, life: Duration) -> Duration {
+    let (ours, guest) = stream();
+    guest.set_nonblocking(true).unwrap();
+    let mut guest = UnixStream::from_std(guest).unwrap();
+    let host = File::options().write(true).open("/dev/null").unwrap();
+    let mut pumps = Pumps::new();
+    pumps.start_output("stdout", ours, host.into()).unwrap();
+    let writer = tokio::spawn(async move {
+        while guest.write_all(&chunk).await.is_ok() {
+            tokio::time::sleep(pause).await;
+        }
+    });
+    tokio::time::sleep(life).await;
+    let before = tokio::time::Instant::now();
+    pumps.drain().await;
+    let elapsed = before.elapsed();
+    writer.abort();
+    elapsed
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_trickles_has_one_deadline_for_all() {
+    let pause = STANDSTILL - Duration::from_secs(1);
+    let elapsed = drain_of(vec![0], pause, LAST_OUTPUT * 10).await;
+    assert!(elapsed >= LAST_OUTPUT - STANDSTILL, "{elapsed:?}");
+    assert!(elapsed <= LAST_OUTPUT + STANDSTILL, "{elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_floods_is_cut_off() {
+    let elapsed = drain_of(vec![0; BUFFER], Duration::from_millis(1), Duration::ZERO).await;
+    assert!(elapsed < STANDSTILL, "{elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_output_of_a_container_that_was_silent_arrives() {
+    let (ours, mut guest) = stream();
+    let (read, write) = pipe().unwrap();
+    let mut pumps = Pumps::new();
+    pumps.start_output("stdout", ours, write).unwrap();
+    tokio::time::sleep(LAST_OUTPUT * 10).await;
+    let last = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        guest.write_all(b"one").unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        guest.write_all(b"two").unwrap();
+        drop(guest);
+    };
+    tokio::join!(pumps.drain(), last);
+    drop(pumps);
+    let mut all = String::new();
+    File::from(read).read_to_string(&mut all).unwrap();
+    assert_eq!(all, "onetwo");
 }

@@ -36,6 +36,8 @@ pub(crate) enum Choice {
     None,
     /// A namespace that somebody has wired.
     Namespace(PathBuf),
+    /// A namespace that hooks may have wired.
+    Hooks(PathBuf),
     /// A namespace to be made and wired.
     Cni(Box<CniRequest>),
 }
@@ -86,7 +88,7 @@ impl Choice {
         ];
         let given = for_plugins.iter().find(|(_, given)| *given);
         match (self, given) {
-            (Self::None | Self::Namespace(_), Some((option, _))) => {
+            (Self::None | Self::Hooks(_) | Self::Namespace(_), Some((option, _))) => {
                 Err(ChoiceError::NotCni(option))
             }
             (Self::None, None) if !args.dns.is_empty() => Err(ChoiceError::NoNameServer),

@@ -3,26 +3,32 @@
 //! [`nacre_pod::network`].
 
 mod choice;
-mod host_mounts;
+mod host;
+mod leftover;
 mod namespace;
+mod own;
 mod owner;
 mod plugins;
 mod publish;
 mod resolv;
+mod wired;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use nacre_cni::{Capabilities, Dns, IpNet, NetworkName, RequestedIp};
-use nacre_pod::network::{self as wiring, Network, Nic};
+use nacre_pod::host::RuntimeNamespaces;
+use nacre_pod::network::{self as wiring, Changes, Network, Nic};
 use thiserror::Error;
 
 use self::choice::CniRequest;
 pub(crate) use self::choice::{Choice, ChoiceError};
-pub(crate) use self::host_mounts::HostMounts;
+pub(crate) use self::leftover::Leftover;
+pub(crate) use self::own::enter as enter_own;
 use self::owner::Owner;
-pub(crate) use self::plugins::Leftover;
 use self::plugins::Plugins;
 pub(crate) use self::publish::Published;
 
@@ -65,6 +71,8 @@ fn system(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> NetworkErr
 #[derive(Debug)]
 pub(crate) struct PodNetwork {
     wires: Option<Network>,
+    /// Of a namespace that somebody else has wired.
+    note: Option<Owner>,
     membership: Option<Membership>,
 }
 
@@ -72,6 +80,8 @@ pub(crate) struct PodNetwork {
 #[derive(Debug, Default)]
 pub(crate) struct GuestNetwork {
     pub(crate) nics: Vec<Nic>,
+    /// What may change of them.
+    pub(crate) changes: Option<Changes>,
     /// Empty when the network has no say in it.
     pub(crate) resolv_conf: String,
 }
@@ -79,53 +89,88 @@ pub(crate) struct GuestNetwork {
 /// A pod's place on a CNI network.
 #[derive(Debug)]
 struct Membership {
-    host: HostMounts,
+    host: Arc<RuntimeNamespaces>,
     plugins: Plugins,
     owner: Owner,
 }
 
 impl PodNetwork {
-    /// Makes and wires what was chosen, with `servers` for the guest's resolver. What
+    /// Makes and wires what was chosen for a pod of `vcpus`, with `servers` for the guest's resolver. What
     /// was left over on CNI networks is removed before another pod gets there.
     pub(crate) fn attach(
         choice: &Choice,
         servers: &[IpAddr],
-        host: &HostMounts,
+        host: &Arc<RuntimeNamespaces>,
+        vcpus: u8,
     ) -> Result<(Self, GuestNetwork), NetworkError> {
         match choice {
-            Choice::None => {
-                let nothing = Self {
-                    wires: None,
-                    membership: None,
-                };
-                Ok((nothing, GuestNetwork::default()))
-            }
-            Choice::Namespace(path) => {
-                let (wires, nics) = Network::attach(path)?;
-                let network = Self {
-                    wires: Some(wires),
-                    membership: None,
-                };
-                let resolv_conf = resolv::conf(&Dns::default(), servers);
-                Ok((network, GuestNetwork { nics, resolv_conf }))
-            }
-            Choice::Cni(request) => Self::join(request, servers, host),
+            Choice::None => Ok(Self::nothing()),
+            Choice::Namespace(path) => Self::wired(path, servers, host, vcpus),
+            Choice::Hooks(path) => match Self::wired(path, servers, host, vcpus) {
+                Err(NetworkError::Wiring(wiring::NetworkError::NoInterface(_))) => {
+                    Ok(Self::nothing())
+                }
+                wired => wired,
+            },
+            Choice::Cni(request) => Self::join(request, servers, host, vcpus),
         }
+    }
+
+    fn nothing() -> (Self, GuestNetwork) {
+        let nothing = Self {
+            wires: None,
+            note: None,
+            membership: None,
+        };
+        (nothing, GuestNetwork::default())
+    }
+
+    fn wired(
+        path: &Path,
+        servers: &[IpAddr],
+        host: &RuntimeNamespaces,
+        vcpus: u8,
+    ) -> Result<(Self, GuestNetwork), NetworkError> {
+        // This process may be in that namespace already.
+        let (note, (wires, nics)) = host::enter(host, || {
+            warn_of(wired::collect());
+            let note = wired::note(path);
+            match Network::attach(path, vcpus) {
+                Ok(attached) => Ok((note, attached)),
+                Err(error) => {
+                    forget(note);
+                    Err(error.into())
+                }
+            }
+        })?;
+        let guest = GuestNetwork {
+            nics,
+            changes: Some(wires.changes()),
+            resolv_conf: resolv::conf(&Dns::default(), servers),
+        };
+        let network = Self {
+            wires: Some(wires),
+            note,
+            membership: None,
+        };
+        Ok((network, guest))
     }
 
     fn join(
         request: &CniRequest,
         servers: &[IpAddr],
-        host: &HostMounts,
+        host: &Arc<RuntimeNamespaces>,
+        vcpus: u8,
     ) -> Result<(Self, GuestNetwork), NetworkError> {
         let plugins = Plugins::of_this_host()?;
-        let added = host.enter(|| {
-            warn_of_leftovers(&plugins);
+        let added = host::enter(host, || {
+            warn_of(plugins.collect());
             plugins.add(request)
         })?;
         // From here on, dropping it removes what was made.
         let mut network = Self {
             wires: None,
+            note: None,
             membership: Some(Membership {
                 host: host.clone(),
                 plugins,
@@ -133,11 +178,16 @@ impl PodNetwork {
             }),
         };
         // The namespace's file need not be seen in this mount namespace.
-        let (wires, nics) = host.enter(|| Ok(Network::attach(&added.namespace)?))?;
+        let (wires, nics) = host::enter(host, || Ok(Network::attach(&added.namespace, vcpus)?))?;
+        let changes = Some(wires.changes());
         network.wires = Some(wires);
         refuse_not_given(&request.capabilities, &nics, &added.network)?;
-        let resolv_conf = resolv::conf(&added.result.dns, servers);
-        Ok((network, GuestNetwork { nics, resolv_conf }))
+        let guest = GuestNetwork {
+            nics,
+            changes,
+            resolv_conf: resolv::conf(&added.result.dns, servers),
+        };
+        Ok((network, guest))
     }
 
     /// Unwires the guest, takes the pod off its network, and removes its namespace.
@@ -150,6 +200,11 @@ impl PodNetwork {
 
     fn remove(&mut self) -> Result<(), NetworkError> {
         let unwired = self.wires.take().map_or(Ok(()), Network::close);
+        let note = self.note.take();
+        // One that stays leads the next one to what is left.
+        if unwired.is_ok() {
+            forget(note);
+        }
         let left = self.membership.take().map_or(Ok(()), Membership::end);
         unwired.map_err(NetworkError::from).and(left)
     }
@@ -170,20 +225,30 @@ impl Membership {
             plugins,
             owner,
         } = self;
-        host.enter(|| plugins.remove(owner))
+        host::enter(&host, || plugins.remove(owner))
             .map(drop)
             .map_err(|error| NetworkError::Left(Box::new(error)))
     }
 }
 
-/// Removes what dead processes have left on CNI networks.
+/// Removes what dead processes have left on CNI networks, and in namespaces of others.
 pub(crate) fn collect() -> Result<Vec<Leftover>, NetworkError> {
-    Plugins::of_this_host()?.collect()
+    let mut leftovers = Plugins::of_this_host()?.collect()?;
+    leftovers.extend(wired::collect()?);
+    Ok(leftovers)
+}
+
+fn forget(note: Option<Owner>) {
+    let Some(note) = note else { return };
+    let id = note.id().clone();
+    if let Err(error) = note.forget() {
+        log::warn!("the file of {id} stays: {error}");
+    }
 }
 
 /// Another pod's leftovers are no reason not to start this one.
-fn warn_of_leftovers(plugins: &Plugins) {
-    match plugins.collect() {
+fn warn_of(collected: Result<Vec<Leftover>, NetworkError>) {
+    match collected {
         Err(error) => log::warn!("{error}"),
         Ok(leftovers) => {
             for Leftover { id, removed } in leftovers {

@@ -1,10 +1,10 @@
-//! Who a network belongs to: a file for each pod on a CNI network, which its `vm-run`
-//! keeps locked. The kernel lets go of the lock when that process ends, however it does,
+//! Who a network belongs to: a file for each pod on one, which its `vm-run` keeps locked. The kernel lets go of the lock when that process ends, however it does,
 //! so that another one can tell what is left over from what is in use.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +69,16 @@ pub(super) struct Owner {
 impl Owner {
     pub(super) fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// Writes down what belongs to it, for whoever takes it over.
+    pub(super) fn write(&self, note: &OsStr) -> io::Result<()> {
+        fs::write(&self.path, note.as_bytes())
+    }
+
+    /// What was written.
+    pub(super) fn read(&self) -> io::Result<OsString> {
+        fs::read(&self.path).map(OsString::from_vec)
     }
 
     /// Removes the file. Call it when nothing is left that belongs to it.
@@ -167,10 +177,12 @@ mod tests {
         let id = owner.id().clone();
         assert_eq!(owners.ids().unwrap(), std::slice::from_ref(&id));
         assert!(owners.take_over(&id).unwrap().is_none());
+        owner.write(OsStr::new("/note")).unwrap();
         // As when its process has ended.
         drop(owner);
         assert_eq!(owners.ids().unwrap(), std::slice::from_ref(&id));
         let taken = owners.take_over(&id).unwrap().unwrap();
+        assert_eq!(taken.read().unwrap(), "/note");
         assert!(owners.take_over(&id).unwrap().is_none());
         taken.forget().unwrap();
         assert_eq!(owners.ids().unwrap(), []);

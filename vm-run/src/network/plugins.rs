@@ -15,6 +15,7 @@ use nacre_cni::{
 };
 
 use super::choice::CniRequest;
+use super::leftover::{self, Leftover, forget};
 use super::namespace;
 use super::owner::{Id, Owner, Owners};
 use super::{NetworkError, system};
@@ -50,14 +51,6 @@ pub(super) struct Added {
     pub(super) namespace: PathBuf,
     pub(super) network: NetworkName,
     pub(super) result: AddResult,
-}
-
-/// What was found of a pod whose process is gone.
-#[derive(Debug)]
-pub(crate) struct Leftover {
-    pub(crate) id: Id,
-    /// Whether there was anything; all of it is gone.
-    pub(crate) removed: Result<bool, NetworkError>,
 }
 
 impl Plugins {
@@ -158,9 +151,7 @@ impl Plugins {
         }
         // After DEL: some plugins find what they have to remove by what is in there.
         namespace::remove(&id).map_err(system(|| format!("remove the namespace {id}")))?;
-        owner
-            .forget()
-            .map_err(system(|| format!("remove the file of {id}")))?;
+        forget(owner)?;
         Ok(found)
     }
 
@@ -184,20 +175,7 @@ impl Plugins {
     /// command `GC` is not sent: it would take from other runtimes on the same networks
     /// what is theirs.
     pub(super) fn collect(&self) -> Result<Vec<Leftover>, NetworkError> {
-        let mut leftovers = Vec::new();
-        for id in self.known()? {
-            let owner = self
-                .owners
-                .take_over(&id)
-                .map_err(system(|| format!("look whether {id} is in use")))?;
-            if let Some(owner) = owner {
-                leftovers.push(Leftover {
-                    id,
-                    removed: self.remove(owner),
-                });
-            }
-        }
-        Ok(leftovers)
+        leftover::collect(&self.owners, self.known()?, |owner| self.remove(owner))
     }
 
     /// All pods that there is anything of, running or not.

@@ -19,16 +19,13 @@ use self::child::Child;
 use crate::config::{MonitorConfig, fds};
 use crate::control::{self, FrontDoorSocket};
 
-/// Descriptors are first moved above this number, so that putting them in their
-/// places overwrites none that is still needed.
-const ABOVE_ALL_PLACES: RawFd = 64;
-
-/// The descriptors of one network device.
+/// The descriptors of one pair of queues of a network device.
 #[derive(Debug)]
-pub struct NetworkFds {
-    /// The tap, with `IFF_NO_PI` and `IFF_VNET_HDR`.
+pub struct QueuePairFds {
+    /// A queue of the device's tap, made with `IFF_NO_PI` and `IFF_VNET_HDR`. Those of all
+    /// pairs but the first are detached (`IFF_DETACH_QUEUE`).
     pub tap: OwnedFd,
-    /// `/dev/vhost-net`, opened for this device.
+    /// `/dev/vhost-net`, opened for this pair.
     pub vhost: Option<OwnedFd>,
 }
 
@@ -45,8 +42,9 @@ pub struct Launch<'a> {
     pub kernel: OwnedFd,
     /// The initramfs.
     pub initramfs: OwnedFd,
-    /// Descriptors of the network devices, in the order of [`MonitorConfig::network`].
-    pub network: Vec<NetworkFds>,
+    /// Descriptors of the network devices, pair by pair, in the order of
+    /// [`MonitorConfig::network`].
+    pub network: Vec<Vec<QueuePairFds>>,
     /// Where the monitor's log lines go: its standard error.
     pub log: OwnedFd,
     /// The directory of the cgroup (version 2) that the monitor is born in.
@@ -159,13 +157,19 @@ impl Monitor {
         let network = launch
             .network
             .into_iter()
-            .flat_map(|fds| [Some(fds.tap), fds.vhost])
+            .flatten()
+            .flat_map(|pair| [Some(pair.tap), pair.vhost])
             .flatten();
-        let places = places
+        let places: Vec<(RawFd, OwnedFd)> = places
             .into_iter()
-            .chain((fds::FIRST_NETWORK..).zip(network));
+            .chain((fds::FIRST_NETWORK..).zip(network))
+            .collect();
+        // First moved above all places, so that putting them there overwrites none that is
+        // still needed.
+        let above = places.iter().map(|(place, _)| place + 1).max().unwrap_or(0);
         let moved = places
-            .map(|(place, fd)| Ok((place, fcntl_dupfd_cloexec(&fd, ABOVE_ALL_PLACES)?)))
+            .into_iter()
+            .map(|(place, fd)| Ok((place, fcntl_dupfd_cloexec(&fd, above)?)))
             .collect::<Result<Vec<(RawFd, OwnedFd)>, Errno>>()
             .map_err(SpawnError::other("descriptors"))?;
 

@@ -28,11 +28,23 @@ pub enum ThreadKind {
     Fs,
     /// Moves network packets.
     Net,
+    /// Answers a network device's control queue.
+    NetControl,
+    /// Reads and writes a block device.
+    Blk,
 }
 
 impl ThreadKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Main, Self::Vcpu, Self::Vsock, Self::Fs, Self::Net];
+    pub const ALL: [Self; 7] = [
+        Self::Main,
+        Self::Vcpu,
+        Self::Vsock,
+        Self::Fs,
+        Self::Net,
+        Self::NetControl,
+        Self::Blk,
+    ];
 
     /// Name of such a thread in `/proc/PID/task/TID/comm`.
     #[must_use]
@@ -43,6 +55,8 @@ impl ThreadKind {
             Self::Vsock => "vsock",
             Self::Fs => "fs",
             Self::Net => "net",
+            Self::NetControl => "net-control",
+            Self::Blk => "blk",
         }
     }
 
@@ -53,6 +67,8 @@ impl ThreadKind {
             Self::Vsock => VSOCK,
             Self::Fs => FS,
             Self::Net => NET,
+            Self::NetControl => NET_CONTROL,
+            Self::Blk => BLK,
         }
     }
 
@@ -61,7 +77,8 @@ impl ThreadKind {
             Self::Vcpu => vec![KVM_RUN],
             Self::Vsock => vec![FIONBIO],
             Self::Net => net_ioctls(),
-            Self::Main | Self::Fs => Vec::new(),
+            Self::NetControl => vec![libc::TUNSETQUEUE],
+            Self::Main | Self::Fs | Self::Blk => Vec::new(),
         }
     }
 }
@@ -162,6 +179,25 @@ const NET: &[c_long] = &[
     libc::SYS_epoll_wait,
     libc::SYS_readv,
     libc::SYS_writev,
+];
+
+/// Waits for the control queue; what it does is an ioctl.
+const NET_CONTROL: &[c_long] = &[
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+];
+
+/// Sectors between the guest and a device that is already open.
+const BLK: &[c_long] = &[
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_fdatasync,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
 ];
 
 const KVM_RUN: u64 = 0xae80;
@@ -355,6 +391,24 @@ mod tests {
                 "{kind:?}"
             );
         }
+    }
+
+    #[test]
+    fn only_the_control_queue_attaches_queues_of_a_tap_and_it_moves_no_frame() {
+        // SAFETY: on a descriptor that is no tap the call fails.
+        let attach = || unsafe {
+            libc::ioctl(-1, libc::TUNSETQUEUE, std::ptr::null::<libc::ifreq>());
+        };
+        for kind in ThreadKind::ALL {
+            let may = kind == ThreadKind::NetControl;
+            assert_eq!(is_killed(kind, attach), !may, "{kind:?}");
+        }
+        // SAFETY: no part is read into.
+        let read = || unsafe {
+            libc::readv(-1, std::ptr::null(), 0);
+        };
+        assert!(is_killed(ThreadKind::NetControl, read));
+        assert!(!is_killed(ThreadKind::Net, read));
     }
 
     #[test]

@@ -275,7 +275,8 @@ impl MmioTransport {
             .collect()
     }
 
-    fn reset(&mut self) {
+    /// What a driver does by writing a status of 0: the device then holds no queue.
+    pub fn reset(&mut self) {
         if self.is_active() {
             self.device.reset();
         }

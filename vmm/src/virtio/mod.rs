@@ -6,7 +6,9 @@
 //! that a driver writes is trusted: what breaks the specification ends in
 //! [`interrupt::Interrupt::fail_device`], never in a panic.
 
+mod activation;
 pub mod balloon;
+pub mod blk;
 pub mod device;
 pub mod fs;
 pub mod interrupt;
@@ -16,6 +18,7 @@ pub mod queue;
 pub mod rng;
 #[cfg(test)]
 pub mod testing;
+mod vectors;
 pub mod vsock;
 pub mod worker;
 

@@ -1,9 +1,9 @@
 //! A checked view of a split virtqueue.
 //!
 //! [`VirtQueue::pop`] copies a chain's descriptors once and checks them all: a
-//! [`Chain`] has at least one buffer, ends properly, has its readable buffers
-//! before the writable ones (virtio 1.2, section 2.7.4.2) and lies in guest
-//! memory as a whole. What the driver writes to the table afterwards changes
+//! [`Chain`] ends properly, is no longer than the queue (section 2.7.5.3.1 of virtio
+//! 1.2), has its readable buffers before the writable ones (section 2.7.4.2) and lies in
+//! guest memory as a whole. Buffers of no bytes are left out. What the driver writes to the table afterwards changes
 //! nothing. Any breach is a [`QueueError`], upon which a device gives up with
 //! [`Interrupt::fail_device`].
 
@@ -30,6 +30,14 @@ pub enum QueueError {
     /// A chain is empty, loops, or has a descriptor out of bounds.
     #[error("virtqueue: the descriptor chain at {0} is broken")]
     BrokenChain(u16),
+    /// A chain has more descriptors than the queue: an indirect table can hold 65,535.
+    #[error("virtqueue: the descriptor chain at {head} is longer than the queue, {limit}")]
+    TooLong {
+        /// Index of its first descriptor.
+        head: u16,
+        /// Most descriptors of a chain.
+        limit: u16,
+    },
     /// A buffer is not within guest memory.
     #[error("virtqueue: a buffer of {len} bytes at {address:#x} is outside of guest memory")]
     OutOfMemory {
@@ -65,6 +73,7 @@ impl<'m> Chain<'m> {
     fn check(
         memory: &'m GuestMemory,
         raw: DescriptorChain<&'m GuestMemory>,
+        limit: u16,
     ) -> Result<Self, QueueError> {
         let head = raw.head_index();
         let mut chain = Self {
@@ -74,7 +83,11 @@ impl<'m> Chain<'m> {
             writable: Vec::new(),
         };
         let mut ended = false;
-        for descriptor in chain.raw.clone() {
+        let mut writes = false;
+        for (index, descriptor) in chain.raw.clone().enumerate() {
+            if index >= usize::from(limit) {
+                return Err(QueueError::TooLong { head, limit });
+            }
             let buffer = Buffer {
                 address: descriptor.addr(),
                 len: descriptor.len(),
@@ -85,14 +98,18 @@ impl<'m> Chain<'m> {
                     len: buffer.len,
                 });
             }
-            if descriptor.is_write_only() {
-                chain.writable.push(buffer);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(buffer);
-            } else {
+            if writes && !descriptor.is_write_only() {
                 return Err(QueueError::Malformed(
                     "a readable buffer follows a writable one",
                 ));
+            }
+            writes = descriptor.is_write_only();
+            let buffers = match writes {
+                true => &mut chain.writable,
+                false => &mut chain.readable,
+            };
+            if buffer.len > 0 {
+                buffers.push(buffer);
             }
             ended = !descriptor.has_next();
         }
@@ -194,11 +211,7 @@ impl<'m> Chain<'m> {
                     len: buffer.len,
                 })
         };
-        buffers
-            .iter()
-            .filter(|buffer| buffer.len > 0)
-            .map(slice)
-            .collect()
+        buffers.iter().map(slice).collect()
     }
 }
 
@@ -249,8 +262,9 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError`] for anything that breaks the specification.
     pub fn pop<'m>(&mut self, memory: &'m GuestMemory) -> Result<Option<Chain<'m>>, QueueError> {
+        let limit = self.queue.max_size();
         match self.queue.iter(memory)?.next() {
-            Some(raw) => Chain::check(memory, raw).map(Some),
+            Some(raw) => Chain::check(memory, raw, limit).map(Some),
             None => Ok(None),
         }
     }
@@ -445,6 +459,35 @@ mod tests {
                 .to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_chain_is_no_longer_than_its_queue_wherever_its_descriptors_are() {
+        let mut guest = GuestQueue::new(8);
+        let buffer = guest.buffer(b"x");
+        guest.offer_indirect(&[Desc::readable(buffer); 8]);
+        let mut queue = guest.device_side();
+        let chain = queue.pop(guest.memory()).unwrap().unwrap();
+        assert_eq!(chain.readable(), [buffer; 8]);
+        guest.offer_indirect(&[Desc::readable(buffer); 9]);
+        let error = queue.pop(guest.memory()).unwrap_err();
+        assert!(matches!(error, QueueError::TooLong { head: 1, limit: 8 }));
+    }
+
+    #[test]
+    fn buffers_of_no_bytes_take_no_room_but_keep_their_order() {
+        let mut guest = GuestQueue::new(8);
+        let (buffer, nothing) = (guest.buffer(b"x"), guest.room(0));
+        let (read, write) = (Desc::readable, Desc::writable);
+        guest.offer(&[read(nothing), read(buffer), write(nothing)]);
+        let mut queue = guest.device_side();
+        let chain = queue.pop(guest.memory()).unwrap().unwrap();
+        assert_eq!(
+            (chain.readable(), chain.writable()),
+            (&[buffer][..], &[][..])
+        );
+        guest.offer(&[write(nothing), read(buffer)]);
+        queue.pop(guest.memory()).unwrap_err();
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::bindings::virtio_ring::{
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -72,7 +74,7 @@ impl GuestQueue {
         Self::in_memory(Arc::new(memory), interrupt, 0, size)
     }
 
-    /// The queue number `index` (0 to 3) of a device whose queues share memory and interrupt.
+    /// The queue number `index` (0 to 4) of a device whose queues share memory and interrupt.
     pub fn in_memory(
         memory: Arc<GuestMemory>,
         interrupt: Arc<Interrupt>,
@@ -110,7 +112,7 @@ impl GuestQueue {
             .unwrap()
     }
 
-    /// Another queue (1 to 3) of the same device.
+    /// Another queue (1 to 4) of the same device.
     pub fn sibling(&self, index: u64, size: u16) -> Self {
         Self::in_memory(
             Arc::clone(&self.memory),
@@ -202,11 +204,36 @@ impl GuestQueue {
             self.rewrite(self.next_desc, &linked);
             self.next_desc = (self.next_desc + 1) % self.size;
         }
+        self.make_available(head);
+        head
+    }
+
+    /// Makes a chain available whose descriptors are in a table of its own, and kicks;
+    /// returns its head.
+    pub fn offer_indirect(&mut self, chain: &[Desc]) -> u16 {
+        let table = self.room(16 * chain.len());
+        for (index, desc) in (0..).zip(chain) {
+            let is_last = usize::from(index) + 1 == chain.len();
+            let linked = Desc {
+                next: desc.next.or((!is_last).then_some(index + 1)),
+                ..*desc
+            };
+            let at = table.address.0 + 16 * u64::from(index);
+            self.write_descriptor(at, &linked, 0);
+        }
+        let head = self.next_desc;
+        let at = self.base + DESC_TABLE + 16 * u64::from(head);
+        self.write_descriptor(at, &Desc::readable(table), VRING_DESC_F_INDIRECT);
+        self.next_desc = (head + 1) % self.size;
+        self.make_available(head);
+        head
+    }
+
+    fn make_available(&mut self, head: u16) {
         let slot = self.base + AVAIL_RING + 4 + 2 * u64::from(self.next_avail % self.size);
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         self.set_available_index(self.next_avail.wrapping_add(1));
         self.kick();
-        head
     }
 
     /// Notifies the device.
@@ -217,7 +244,10 @@ impl GuestQueue {
     /// Overwrites one descriptor of the table.
     pub fn rewrite(&self, index: u16, desc: &Desc) {
         let at = self.base + DESC_TABLE + 16 * u64::from(index);
-        let mut flags = 0;
+        self.write_descriptor(at, desc, 0);
+    }
+
+    fn write_descriptor(&self, at: u64, desc: &Desc, mut flags: u32) {
         if desc.writable {
             flags |= VRING_DESC_F_WRITE;
         }

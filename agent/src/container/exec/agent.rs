@@ -63,7 +63,7 @@ fn exec_id(id: &str) -> Result<Id, Error> {
     Id::parse(id, "exec_id")
 }
 
-/// Starts the process of a request in a container that runs, and gives its
+/// Starts the process of a request in a container that has not ended, and gives its
 /// identifier. Leaves nothing behind when it fails.
 pub(in crate::container) async fn exec(
     guest: &Guest,
@@ -72,7 +72,7 @@ pub(in crate::container) async fn exec(
 ) -> Result<i32, Error> {
     let id = exec_id(&request.exec_id)?;
     let reservation = container.execs.table.reserve(&id)?;
-    container.check_runs()?;
+    container.check_lives()?;
     if container.freezer.is_paused() {
         return Err(container.precondition("is paused"));
     }

@@ -9,20 +9,19 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 use libcontainer::capabilities::CapabilityExt;
-use oci_spec::runtime::{
-    Capabilities, LinuxPersonalityDomain, PosixRlimit, PosixRlimitType, Process,
-};
+use oci_spec::runtime::{Capabilities, LinuxPersonalityDomain, Process};
 use rustix::fs::{Gid, Mode, Uid};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, configure_capability_in_ambient_set, set_capabilities,
     set_keep_capabilities, set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid,
 };
 
 use super::filter::Filter;
+use super::priority;
 use crate::container::privileges::drop_from_bounding;
 use crate::container::report::Failure;
-use crate::container::{executor, fork};
+use crate::container::{executor, fork, rlimits};
 
 /// Exit status of a process that never got to its program, unless the reason says
 /// another.
@@ -36,6 +35,8 @@ pub(super) struct Confinement {
     ambient: CapabilitySet,
     /// Without `no_new_privs` a filter takes a privilege to be set.
     filter_first: bool,
+    /// The process asks for priorities, which may take a privilege, too.
+    has_priority: bool,
 }
 
 fn to_set(capabilities: Option<&Capabilities>) -> CapabilitySet {
@@ -65,6 +66,7 @@ impl Confinement {
             // The kernel takes no others.
             ambient: set(oci_spec::runtime::LinuxCapabilities::ambient) & permitted & inheritable,
             filter_first: has_filter && process.no_new_privileges() != Some(true),
+            has_priority: priority::is_asked_for(process),
         }
     }
 
@@ -73,6 +75,9 @@ impl Confinement {
         let mut needed = self.sets.permitted | CapabilitySet::SETUID;
         if self.filter_first {
             needed |= CapabilitySet::SYS_ADMIN;
+        }
+        if self.has_priority {
+            needed |= CapabilitySet::SYS_NICE;
         }
         CapabilitySets {
             effective: needed,
@@ -102,10 +107,7 @@ impl Confinement {
         if process.no_new_privileges() == Some(true) {
             set_no_new_privs(true).map_err(Failure::internal)?;
         }
-        for (index, limit) in process.rlimits().iter().flatten().enumerate() {
-            set_limit(limit)
-                .map_err(|error| Failure::invalid(format!("process.rlimits[{index}]: {error}")))?;
-        }
+        rlimits::set(None, process.rlimits().as_deref())?;
         drop_from_bounding(self.bounding).map_err(Failure::internal)?;
         // Not to be looked into by the container's processes.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::internal)?;
@@ -132,38 +134,6 @@ fn set_personality(domain: Option<LinuxPersonalityDomain>) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-fn set_limit(limit: &PosixRlimit) -> rustix::io::Result<()> {
-    let bounded = |value: u64| (value != u64::MAX).then_some(value);
-    setrlimit(
-        resource(limit.typ()),
-        Rlimit {
-            current: bounded(limit.soft()),
-            maximum: bounded(limit.hard()),
-        },
-    )
-}
-
-fn resource(kind: PosixRlimitType) -> Resource {
-    match kind {
-        PosixRlimitType::RlimitCpu => Resource::Cpu,
-        PosixRlimitType::RlimitFsize => Resource::Fsize,
-        PosixRlimitType::RlimitData => Resource::Data,
-        PosixRlimitType::RlimitStack => Resource::Stack,
-        PosixRlimitType::RlimitCore => Resource::Core,
-        PosixRlimitType::RlimitRss => Resource::Rss,
-        PosixRlimitType::RlimitNproc => Resource::Nproc,
-        PosixRlimitType::RlimitNofile => Resource::Nofile,
-        PosixRlimitType::RlimitMemlock => Resource::Memlock,
-        PosixRlimitType::RlimitAs => Resource::As,
-        PosixRlimitType::RlimitLocks => Resource::Locks,
-        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
-        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
-        PosixRlimitType::RlimitNice => Resource::Nice,
-        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
-        PosixRlimitType::RlimitRttime => Resource::Rttime,
-    }
 }
 
 /// Enters a directory that is one of the container's.
@@ -220,6 +190,7 @@ fn finish(workload: &Workload<'_>) -> Result<(), Failure> {
     if workload.process.terminal() == Some(true) {
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(Failure::internal)?;
     }
+    priority::set(workload.process)?;
     set_thread_uid(Uid::from_raw(workload.process.user().uid()))
         .map_err(|error| Failure::invalid(format!("process.user.uid: {error}")))?;
     if !workload.in_cwd {

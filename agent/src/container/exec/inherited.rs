@@ -9,6 +9,8 @@ use oci_spec::runtime::{LinuxPersonalityDomain, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::filter;
+use crate::container::spec::has_time;
+use crate::container::user_namespace::Users;
 
 /// Its name in a bundle.
 const FILE: &str = "inherited.json";
@@ -20,6 +22,10 @@ pub(in crate::container) struct Inherited {
     pub(super) filter_flags: Option<u64>,
     /// Whether the processes see a 32-bit machine.
     pub(super) personality: Option<LinuxPersonalityDomain>,
+    /// Of the container's user namespace, if it has one.
+    pub(super) users: Users,
+    /// The container has a time namespace.
+    pub(super) own_time: bool,
 }
 
 impl Inherited {
@@ -35,6 +41,8 @@ impl Inherited {
             personality: linux
                 .and_then(|linux| linux.personality().as_ref())
                 .map(|personality| personality.domain()),
+            users: Users::of(spec),
+            own_time: linux.is_some_and(has_time),
         };
         fs::write(bundle.join(FILE), serde_json::to_vec(&inherited)?)
     }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
+use rustix::event::Timespec;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat, openat2};
 use rustix::io::Errno;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
@@ -19,6 +20,7 @@ use crate::container::cgroup::Cgroup;
 use crate::container::helper::{Made, hand_over};
 use crate::container::id::Id;
 use crate::container::report::{Failure, JoinRequest, Report, receive, send};
+use crate::container::user_namespace::Users;
 use crate::container::{fork, home, null, paths, spec};
 
 /// Bytes of the JSON of a process.
@@ -27,7 +29,13 @@ const MAX_PROCESS: u64 = 4 << 20;
 /// Bytes of `/proc/PID/cgroup`.
 const MAX_MEMBERSHIP: u64 = 8 << 10;
 
-/// All namespaces that a container's first process is in.
+/// How long a first process that is ending may take to end.
+const END: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// The namespaces that the first process of every container is in.
 const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
     .union(ThreadNameSpaceType::PROCESS_ID)
     .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
@@ -52,6 +60,8 @@ struct Task {
     request: JoinRequest,
     process: Process,
     personality: Option<LinuxPersonalityDomain>,
+    users: Users,
+    own_time: bool,
     filter: Option<Filter>,
     /// Of the container's first process.
     pidfd: OwnedFd,
@@ -83,6 +93,8 @@ fn receive_task(control: &OwnedFd) -> Result<Task, Failure> {
         request,
         process,
         personality: inherited.personality,
+        users: inherited.users,
+        own_time: inherited.own_time,
         filter: filter.transpose()?,
         pidfd,
         proc: place(Path::new("/proc"))?,
@@ -102,8 +114,16 @@ impl Task {
     fn carry_out(mut self) -> Result<Made, Failure> {
         set_oom_score(self.process.oom_score_adj()).map_err(Failure::internal)?;
         limits::for_container().map_err(Failure::internal)?;
-        self.join()?;
         let uid = self.process.user().uid();
+        let owner = self.users.in_guest(uid).ok_or_else(|| {
+            Failure::invalid(format!(
+                "process.user.uid: {uid} is not in linux.uidMappings"
+            ))
+        })?;
+        if !self.request.terminal {
+            own_stdio(owner).map_err(Failure::internal)?;
+        }
+        self.join()?;
         let env = self.process.env_mut().get_or_insert_default();
         home::add_home(env, uid, || read_passwd(&self.proc));
         let terminal = self.prepare_stdio(uid)?;
@@ -128,7 +148,10 @@ impl Task {
     }
 
     fn join(&self) -> Result<(), Failure> {
-        match move_into_thread_name_spaces(self.pidfd.as_fd(), NAMESPACES) {
+        let mut namespaces = NAMESPACES;
+        namespaces.set(ThreadNameSpaceType::USER, self.users.are_mapped());
+        namespaces.set(ThreadNameSpaceType::TIME, self.own_time);
+        match move_into_thread_name_spaces(self.pidfd.as_fd(), namespaces) {
             Ok(()) => Ok(()),
             Err(Errno::SRCH) => Err(self.has_stopped()),
             Err(error) => Err(Failure::internal(format!(
@@ -146,7 +169,6 @@ impl Task {
         if !self.request.terminal {
             // A container without a null device gets the agent's.
             let _ = null::replace(|| open_null(&self.proc));
-            own_stdio(uid).map_err(Failure::internal)?;
             return Ok(None);
         }
         let (master, slave) = pty::open(&self.proc, uid, self.request.terminal_size)?;
@@ -168,7 +190,7 @@ impl Task {
         forked.map_err(|error| match error.raw_os_error() {
             // A PID namespace without its first process has no room for more,
             // and a cgroup may have been removed.
-            Some(libc::ENOMEM | libc::ENODEV | libc::ENOENT) if self.init_has_ended() => {
+            Some(libc::ENOMEM | libc::ENODEV | libc::ENOENT) if self.init_ends() => {
                 self.has_stopped()
             }
             Some(libc::EAGAIN) => Failure::precondition(format!(
@@ -179,13 +201,14 @@ impl Task {
         })
     }
 
-    fn init_has_ended(&self) -> bool {
+    /// Whether the first process has ended or is just ending: its namespace takes
+    /// nobody from before it is seen to have ended.
+    fn init_ends(&self) -> bool {
         let mut poll = [rustix::event::PollFd::new(
             &self.pidfd,
             rustix::event::PollFlags::IN,
         )];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
+        rustix::event::poll(&mut poll, Some(&END)).is_ok_and(|ready| ready > 0)
     }
 
     /// The cgroup of the first process, somewhere below the container's.

@@ -12,6 +12,7 @@ mod confine;
 mod filter;
 mod inherited;
 mod join;
+mod priority;
 mod pty;
 
 pub(super) use agent::{Execs, exec};

@@ -2,22 +2,35 @@
 
 use std::path::{Component, Path};
 
-use nacre_protocol::{GUEST_RESOLV_CONF, GUEST_SHARE, GUEST_SHARED_MEMORY};
+use nacre_protocol::{
+    GUEST_HOSTNAME, GUEST_HOSTS, GUEST_RESOLV_CONF, GUEST_SHARE, GUEST_SHARED_MEMORY,
+};
 use oci_spec::runtime::{
-    Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxSeccomp, LinuxSeccompAction, Mount, Process,
-    Spec,
+    Capability, Hook, Linux, LinuxDevice, LinuxDeviceType, LinuxSeccomp, LinuxSeccompAction, Mount,
+    Process, Spec,
 };
 
 use super::SpecError;
-use super::namespaces::{PidNamespace, check_namespaces};
+use super::namespaces::{self, PidNamespace, check_namespaces};
 
 /// Highest valid umask.
 const MAX_UMASK: u32 = 0o777;
+
+/// What of the pod's own a container may have bind-mounted.
+const POD_FILES: [&str; 4] = [
+    GUEST_RESOLV_CONF,
+    GUEST_HOSTS,
+    GUEST_HOSTNAME,
+    GUEST_SHARED_MEMORY,
+];
 
 /// Mount types that a container of a guest may ask for, besides binds.
 const MOUNT_TYPES: [&str; 7] = [
     "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2",
 ];
+
+/// Mount types whose source is a disk of the pod.
+pub(super) const DISK_TYPES: [&str; 3] = ["ext2", "ext3", "ext4"];
 
 /// Checks every field of a specification that libcontainer would get wrong,
 /// ignore, or refuse without naming it.
@@ -115,6 +128,7 @@ pub(super) fn check_process(process: &Process) -> Result<(), SpecError> {
         "process.user.umask",
         "must be at most 0777",
     )?;
+    check_capabilities(process)?;
     let profile = process.apparmor_profile().as_deref().unwrap_or_default();
     refuse_if(
         !matches!(profile, "" | "unconfined"),
@@ -129,19 +143,40 @@ pub(super) fn check_process(process: &Process) -> Result<(), SpecError> {
     )
 }
 
-/// What only a container's first process can be given.
-pub(super) fn check_exec(process: &Process) -> Result<(), SpecError> {
-    for (present, field) in [
-        (process.io_priority().is_some(), "process.ioPriority"),
-        (process.scheduler().is_some(), "process.scheduler"),
+/// The kernel would refuse sets that do not lie in each other, without saying which.
+fn check_capabilities(process: &Process) -> Result<(), SpecError> {
+    let Some(sets) = process.capabilities() else {
+        return Ok(());
+    };
+    for (name, set, limit, within) in [
+        ("effective", sets.effective(), "permitted", sets.permitted()),
         (
-            process.exec_cpu_affinity().is_some(),
-            "process.execCPUAffinity",
+            "inheritable",
+            sets.inheritable(),
+            "bounding",
+            sets.bounding(),
         ),
     ] {
-        refuse_if(present, field, "is not supported for an exec")?;
+        let has =
+            |capability: &Capability| within.as_ref().is_some_and(|set| set.contains(capability));
+        if let Some(missing) = set.iter().flatten().find(|capability| !has(capability)) {
+            let reason = format!("CAP_{missing} is not in {limit}: operation not permitted");
+            return Err(SpecError::new(
+                format!("process.capabilities.{name}"),
+                reason,
+            ));
+        }
     }
     Ok(())
+}
+
+/// What a process that comes later cannot be given.
+pub(super) fn check_exec(process: &Process) -> Result<(), SpecError> {
+    refuse_if(
+        process.exec_cpu_affinity().is_some(),
+        "process.execCPUAffinity",
+        "is not supported for an exec",
+    )
 }
 
 fn check_linux(linux: &Linux, pid: &PidNamespace) -> Result<(), SpecError> {
@@ -165,13 +200,14 @@ fn check_linux(linux: &Linux, pid: &PidNamespace) -> Result<(), SpecError> {
         "linux.netDevices",
         "devices of the host cannot be moved into a guest",
     )?;
+    let has_offsets = linux
+        .time_offsets()
+        .as_ref()
+        .is_some_and(|offsets| !offsets.is_empty());
     refuse_if(
-        linux
-            .time_offsets()
-            .as_ref()
-            .is_some_and(|offsets| !offsets.is_empty()),
+        has_offsets && !namespaces::has_time(linux),
         "linux.timeOffsets",
-        "is not supported",
+        "needs a time namespace",
     )?;
     let propagation = linux.rootfs_propagation().as_deref().unwrap_or_default();
     refuse_if(
@@ -246,9 +282,12 @@ fn check_mount(mount: &Mount, field: &str) -> Result<(), SpecError> {
         "must be an absolute path without \"..\"",
     )?;
     let options = mount.options().as_deref().unwrap_or_default();
+    let is_tmpfs = mount.typ().as_deref() == Some("tmpfs");
     for option in options {
         refuse_if(
-            matches!(option.as_str(), "tmpcopyup" | "idmap" | "ridmap") || option.contains('\0'),
+            matches!(option.as_str(), "idmap" | "ridmap")
+                || option == "tmpcopyup" && !is_tmpfs
+                || option.contains('\0'),
             &format!("{field}.options"),
             &format!("{option:?} is not supported"),
         )?;
@@ -261,12 +300,20 @@ fn check_mount(mount: &Mount, field: &str) -> Result<(), SpecError> {
     )?;
     if is_bind(mount) {
         let source = required(mount.source().as_ref(), &format!("{field}.source"))?;
-        if source == Path::new(GUEST_RESOLV_CONF) || source == Path::new(GUEST_SHARED_MEMORY) {
+        if POD_FILES.iter().any(|file| source == Path::new(file)) {
             return Ok(());
         }
         return check_guest_path(source, &format!("{field}.source"));
     }
     let kind = mount.typ().as_deref().unwrap_or_default();
+    if DISK_TYPES.contains(&kind) {
+        let source = required(mount.source().as_ref(), &format!("{field}.source"))?;
+        return refuse_if(
+            !is_plain(source) || source.parent() != Some(Path::new("/dev")),
+            &format!("{field}.source"),
+            &format!("{source:?} is not a device in /dev"),
+        );
+    }
     refuse_if(
         !MOUNT_TYPES.contains(&kind),
         &format!("{field}.type"),
@@ -274,8 +321,14 @@ fn check_mount(mount: &Mount, field: &str) -> Result<(), SpecError> {
     )
 }
 
+/// Whether a mount is of a disk of the pod.
+pub(in crate::container) fn is_disk(mount: &Mount) -> bool {
+    let kind = mount.typ().as_deref().unwrap_or_default();
+    DISK_TYPES.contains(&kind) && !is_bind(mount)
+}
+
 /// Whether a mount shows a file or directory that is there already.
-pub(super) fn is_bind(mount: &Mount) -> bool {
+pub(in crate::container) fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind")
         || mount
             .options()
@@ -292,11 +345,21 @@ fn check_hooks(spec: &Spec) -> Result<(), SpecError> {
     for (present, field) in [
         (any(hooks.prestart()), "hooks.prestart"),
         (any(hooks.create_runtime()), "hooks.createRuntime"),
-        (any(hooks.create_container()), "hooks.createContainer"),
         (any(hooks.poststart()), "hooks.poststart"),
         (any(hooks.poststop()), "hooks.poststop"),
     ] {
         refuse_if(present, field, "names a program of the host")?;
     }
+    for (index, hook) in create_hooks(spec).iter().enumerate() {
+        check_guest_path(hook.path(), &format!("hooks.createContainer[{index}].path"))?;
+    }
     Ok(())
+}
+
+/// Hooks that run while the container is being created, programs in the share.
+pub(super) fn create_hooks(spec: &Spec) -> &[Hook] {
+    let hooks = spec.hooks().as_ref();
+    hooks
+        .and_then(|hooks| hooks.create_container().as_deref())
+        .unwrap_or_default()
 }

@@ -7,13 +7,14 @@ mod check;
 mod namespaces;
 mod prepare;
 mod seccomp;
-mod sysctl;
+pub(super) mod sysctl;
+mod sysfs;
 
 use oci_spec::runtime::{Process, Spec};
 use thiserror::Error;
 
-pub(super) use check::check;
-pub(super) use namespaces::PidNamespace;
+pub(super) use check::{check, is_bind, is_disk};
+pub(super) use namespaces::{PidNamespace, has_time};
 pub(super) use prepare::{Prepared, prepare};
 pub(super) use seccomp::swap_masks;
 

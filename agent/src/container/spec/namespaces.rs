@@ -5,8 +5,8 @@
 //! specification lists one, and is the guest's, shared by the pod's containers,
 //! when it does not. Mount and PID namespaces are required, because without
 //! them the container would share the agent's; the latter unless the host asks
-//! for the pod's. A cgroup namespace is always
-//! made. Namespaces of others (`path`) are files of the host: refused.
+//! for the pod's. A cgroup namespace is always made, one of users or of time when
+//! it is listed. Namespaces of others (`path`) are files of the host: refused.
 
 use std::path::PathBuf;
 
@@ -36,6 +36,11 @@ pub(super) fn has_ipc(linux: &Linux) -> bool {
     lists(linux, LinuxNamespaceType::Ipc)
 }
 
+/// Whether the container gets a time namespace of its own.
+pub(in crate::container) fn has_time(linux: &Linux) -> bool {
+    lists(linux, LinuxNamespaceType::Time)
+}
+
 /// Which PID namespace a container is to have.
 #[derive(Debug)]
 pub(in crate::container) enum PidNamespace {
@@ -55,12 +60,6 @@ pub(super) fn check_namespaces(linux: &Linux, pid: &PidNamespace) -> Result<(), 
             let reason = format!("{path:?} is not known in the guest");
             return Err(SpecError::new(format!("{field}.path"), reason));
         }
-        if let LinuxNamespaceType::User | LinuxNamespaceType::Time = namespace.typ() {
-            return Err(SpecError::new(
-                format!("{field}.type"),
-                format!("a {} namespace is not supported", namespace.typ()),
-            ));
-        }
     }
     for (kind, name, required) in [
         (LinuxNamespaceType::Mount, "mount", true),
@@ -77,15 +76,26 @@ pub(super) fn check_namespaces(linux: &Linux, pid: &PidNamespace) -> Result<(), 
             ));
         }
     }
+    check_users(linux, pid)
+}
+
+/// A user namespace and the mappings come together.
+fn check_users(linux: &Linux, pid: &PidNamespace) -> Result<(), SpecError> {
+    let is_listed = lists(linux, LinuxNamespaceType::User);
+    if is_listed && matches!(pid, PidNamespace::Join(_)) {
+        let reason = "a user namespace has no power over the pod's PID namespace";
+        return Err(SpecError::new("linux.namespaces", reason));
+    }
     for (mappings, field) in [
         (linux.uid_mappings(), "linux.uidMappings"),
         (linux.gid_mappings(), "linux.gidMappings"),
     ] {
-        if mappings
-            .as_ref()
-            .is_some_and(|mappings| !mappings.is_empty())
-        {
-            return Err(SpecError::new(field, "a user namespace is not supported"));
+        let is_given = mappings.as_ref().is_some_and(|all| !all.is_empty());
+        if is_given && !is_listed {
+            return Err(SpecError::new(field, "needs a user namespace"));
+        }
+        if !is_given && is_listed {
+            return Err(SpecError::new(field, "a user namespace needs some"));
         }
     }
     Ok(())
@@ -102,6 +112,8 @@ pub(super) fn effective(linux: &Linux, pid: &PidNamespace) -> Vec<LinuxNamespace
         LinuxNamespaceType::Uts,
         LinuxNamespaceType::Ipc,
         LinuxNamespaceType::Cgroup,
+        LinuxNamespaceType::User,
+        LinuxNamespaceType::Time,
     ];
     kinds
         .into_iter()

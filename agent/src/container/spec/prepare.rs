@@ -4,23 +4,30 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Capabilities, Hooks, HooksBuilder, Linux, LinuxCapabilities, LinuxDeviceCgroup, Mount, Process,
-    Spec,
+    Capabilities, Hook, Hooks, Linux, LinuxCapabilities, LinuxResources, Mount, PosixRlimit,
+    Process, Spec,
 };
 
-use super::check::is_bind;
+use super::check::{create_hooks, is_bind, is_disk};
 use super::namespaces::PidNamespace;
-use super::{SpecError, namespaces, sysctl};
+use super::{SpecError, namespaces, sysctl, sysfs};
 use crate::container::id::Id;
 use crate::container::paths;
+use crate::container::user_namespace::Users;
 
 /// What is built, and what the agent does itself beside.
 #[derive(Debug)]
 pub(in crate::container) struct Prepared {
     /// For libcontainer.
     pub spec: Spec,
-    /// Rules of the container's device program.
-    pub devices: Option<Vec<LinuxDeviceCgroup>>,
+    /// To be run before the program.
+    pub start_hooks: Vec<Hook>,
+    /// Limits of the container and rules of its device program.
+    pub resources: Option<LinuxResources>,
+    /// Limits of the process, to be set once it needs no more than its program.
+    pub rlimits: Option<Vec<PosixRlimit>>,
+    /// Parameters of the container's own namespaces by their names.
+    pub sysctls: HashMap<String, String>,
     /// Parameters of the guest's kernel: path below `/proc/sys` and value.
     pub guest_sysctls: Vec<(String, String)>,
     /// Paths below the share that the container is given: field and path.
@@ -42,23 +49,30 @@ pub(in crate::container) fn prepare(
     let own_uts = namespaces::has_uts(&spec);
     let mut linux = spec.linux().clone().unwrap_or_default();
     let sysctls = prepare_linux(&mut linux, id, own_uts, pid)?;
-    let devices = linux
-        .resources()
-        .as_ref()
-        .and_then(|resources| resources.devices().clone());
+    let resources = linux.resources().clone();
+    linux.set_resources(None);
     spec.set_linux(Some(linux));
+    let mut rlimits = None;
     if let Some(process) = spec.process_mut() {
         prepare_process(process);
+        rlimits = process.rlimits().clone();
+        process.set_rlimits(None);
+    }
+    if Users::of(&spec).are_mapped() {
+        let mounts = spec.mounts_mut().take();
+        spec.set_mounts(mounts.map(sysfs::bind));
     }
     for mount in spec.mounts_mut().iter_mut().flatten() {
         prepare_mount(mount);
     }
-    let hooks = guest_hooks(spec.hooks().as_ref());
-    spec.set_hooks(hooks);
+    let start_hooks = take_start_hooks(&mut spec);
     Ok(Prepared {
         spec,
-        devices,
-        guest_sysctls: sysctls,
+        start_hooks,
+        resources,
+        rlimits,
+        sysctls: sysctls.container,
+        guest_sysctls: sysctls.guest,
         shared,
     })
 }
@@ -93,7 +107,11 @@ fn shared_paths(spec: &Spec) -> Vec<(String, PathBuf)> {
             Some((format!("mounts[{index}].source"), source))
         })
         .filter(|(_, source)| source.starts_with(nacre_protocol::GUEST_SHARE));
-    root.into_iter().chain(binds).collect()
+    let programs = create_hooks(spec).iter().enumerate().map(|(index, hook)| {
+        let field = format!("hooks.createContainer[{index}].path");
+        (field, hook.path().clone())
+    });
+    root.into_iter().chain(binds).chain(programs).collect()
 }
 
 fn prepare_linux(
@@ -101,18 +119,25 @@ fn prepare_linux(
     id: &Id,
     own_uts: bool,
     pid: &PidNamespace,
-) -> Result<Vec<(String, String)>, SpecError> {
+) -> Result<sysctl::Split, SpecError> {
     let parameters = linux.sysctl().clone().unwrap_or_default();
     let split = sysctl::split(&parameters, namespaces::has_ipc(linux), own_uts)?;
-    linux.set_sysctl(some_unless_empty(split.container));
+    linux.set_sysctl(None);
     linux.set_namespaces(Some(namespaces::effective(linux, pid)));
+    // The root is bound recursively in any case, and libcontainer knows no other names.
+    let propagation = linux.rootfs_propagation().as_deref();
+    let propagation = propagation.map(|kind| kind.trim_start_matches('r').to_owned());
+    linux.set_rootfs_propagation(propagation.filter(|kind| !kind.is_empty()));
+    if namespaces::has_time(linux) {
+        // Given, but empty, it would wait for offsets that nobody writes.
+        let offsets = linux.time_offsets().clone().filter(|all| !all.is_empty());
+        linux.set_time_offsets(offsets);
+    } else {
+        linux.set_time_offsets(None);
+    }
     // The specification's path is one of the host's hierarchy.
     linux.set_cgroups_path(Some(paths::cgroup(id)));
-    Ok(split.guest)
-}
-
-fn some_unless_empty(map: HashMap<String, String>) -> Option<HashMap<String, String>> {
-    (!map.is_empty()).then_some(map)
+    Ok(split)
 }
 
 pub(super) fn prepare_process(process: &mut Process) {
@@ -152,17 +177,68 @@ fn prepare_mount(mount: &mut Mount) {
     if mount.typ().as_deref() == Some("cgroup2") {
         mount.set_typ(Some("cgroup".to_owned()));
     }
+    for option in mount.options_mut().iter_mut().flatten() {
+        // It knows these only for a mount and all below it; here nothing is below.
+        if let "nosymfollow" | "symfollow" = option.as_str() {
+            option.insert(0, 'r');
+        }
+    }
+    if is_disk(mount) {
+        tell_file_system(mount.options_mut().get_or_insert_default());
+    }
     // libcontainer wants a source where the kernel needs none.
     if !is_bind(mount) && mount.source().is_none() {
         mount.set_source(mount.typ().clone().map(PathBuf::from));
     }
 }
 
-/// The one kind of hook whose program is one of the container's own files.
-fn guest_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
-    let start = hooks?
-        .start_container()
-        .clone()
-        .filter(|hooks| !hooks.is_empty())?;
-    HooksBuilder::default().start_container(start).build().ok()
+/// libcontainer applies these options to the mount alone, but a disk that is read-only must also
+/// be opened so. With a value, which the kernel does not look at, it passes them on.
+fn tell_file_system(options: &mut Vec<String>) {
+    let told: Vec<_> = options
+        .iter()
+        .filter_map(|option| match option.as_str() {
+            "ro" | "rro" => Some("ro="),
+            "rw" | "rrw" => Some("rw="),
+            "sync" => Some("sync="),
+            "dirsync" => Some("dirsync="),
+            "lazytime" => Some("lazytime="),
+            _ => None,
+        })
+        .map(str::to_owned)
+        .collect();
+    options.extend(told);
+}
+
+/// Leaves those hooks in the specification that libcontainer runs.
+fn take_start_hooks(spec: &mut Spec) -> Vec<Hook> {
+    let hooks = spec.hooks().clone().unwrap_or_default();
+    let create = hooks.create_container().clone().unwrap_or_default();
+    let create = (!create.is_empty()).then(|| {
+        let mut hooks = Hooks::default();
+        hooks.set_create_container(Some(create));
+        hooks
+    });
+    spec.set_hooks(create);
+    hooks.start_container().clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_of_a_disk_hears_of_what_concerns_it() {
+        let prepared = |kind: &str| {
+            let mount = json!({ "destination": "/data", "type": kind, "source": "/dev/vda",
+                "options": ["ro", "noatime", "rw", "sync", "rro"] });
+            let mut mount: Mount = serde_json::from_value(mount).unwrap();
+            prepare_mount(&mut mount);
+            mount.options().clone().unwrap()[5..].to_vec()
+        };
+        assert_eq!(prepared("ext4"), ["ro=", "rw=", "sync=", "ro="]);
+        assert!(prepared("tmpfs").is_empty());
+    }
 }

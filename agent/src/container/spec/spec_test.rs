@@ -108,7 +108,7 @@ fn what_a_guest_cannot_honour_is_refused_by_name() {
         (
             "/linux/namespaces/-",
             json!({"type": "user"}),
-            "linux.namespaces[3].type: ",
+            "linux.uidMappings: a user namespace needs some",
         ),
         (
             "/linux/namespaces/-",
@@ -183,7 +183,7 @@ fn what_a_guest_cannot_honour_is_refused_by_name() {
         ),
         (
             "/mounts/-",
-            json!({"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}),
+            json!({"destination": "/x", "type": "mqueue", "options": ["tmpcopyup"]}),
             "mounts[2].options: ",
         ),
         (
@@ -194,12 +194,22 @@ fn what_a_guest_cannot_honour_is_refused_by_name() {
         (
             "/hooks",
             json!({"createContainer": [{"path": "/h"}]}),
-            "hooks.createContainer: ",
+            "hooks.createContainer[0].path: ",
         ),
         (
             "/hooks",
             json!({"poststop": [{"path": "/h"}]}),
             "hooks.poststop: ",
+        ),
+        (
+            "/process/capabilities",
+            json!({"effective": ["CAP_KILL"], "bounding": ["CAP_KILL"]}),
+            "process.capabilities.effective: CAP_KILL is not in permitted",
+        ),
+        (
+            "/process/capabilities",
+            json!({"inheritable": ["CAP_SYS_ADMIN"], "bounding": []}),
+            "process.capabilities.inheritable: CAP_SYS_ADMIN is not in bounding",
         ),
         ("/hostname", json!("other"), "hostname: "),
         ("/domainname", json!("other"), "domainname: "),
@@ -242,7 +252,12 @@ fn what_is_no_specification_is_an_error_and_no_panic() {
 
 #[test]
 fn the_pods_files_may_be_mounted() {
-    for source in ["/run/nacre/resolv.conf", "/dev/shm"] {
+    for source in [
+        "/run/nacre/resolv.conf",
+        "/run/nacre/hosts",
+        "/run/nacre/hostname",
+        "/dev/shm",
+    ] {
         let mount = json!({"destination": "/x", "type": "bind", "source": source});
         run(&with("/mounts/-", mount)).unwrap();
     }
@@ -295,8 +310,7 @@ fn a_parameter_goes_to_the_namespace_it_belongs_to() {
         .push(json!({"type": "ipc"}));
     let prepared = run(&spec).unwrap();
     assert_eq!(prepared.guest_sysctls.len(), 2);
-    let linux = prepared.spec.linux().clone().unwrap();
-    assert_eq!(linux.sysctl().clone().unwrap()["kernel.shmmax"], "4096");
+    assert_eq!(prepared.sysctls["kernel.shmmax"], "4096");
 }
 
 #[test]
@@ -310,9 +324,17 @@ fn a_false_no_new_privileges_is_the_same_as_none() {
 }
 
 #[test]
-fn hooks_of_the_container_itself_are_kept() {
+fn hooks_of_the_guest_are_kept() {
+    let program = format!("{}/c/mounts/7", nacre_protocol::GUEST_SHARE);
     let hooks = json!({"startContainer": [{"path": "/h"}], "poststop": []});
     let prepared = run(&with("/hooks", hooks)).unwrap();
+    assert_eq!(prepared.spec.hooks(), &None);
+    assert_eq!(prepared.start_hooks.len(), 1);
+    let hooks = json!({"createContainer": [{"path": program}]});
+    let prepared = run(&with("/hooks", hooks)).unwrap();
     let hooks = prepared.spec.hooks().clone().unwrap();
-    assert_eq!(hooks.start_container().iter().flatten().count(), 1);
+    assert_eq!(hooks.create_container().iter().flatten().count(), 1);
+    assert!(prepared.start_hooks.is_empty());
+    let field = "hooks.createContainer[0].path".to_owned();
+    assert!(prepared.shared.contains(&(field, program.into())));
 }

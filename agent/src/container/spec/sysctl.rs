@@ -1,9 +1,8 @@
 //! Kernel parameters of a container and those of its pod.
 //!
-//! A parameter of a namespace that the container has for itself is left to
-//! libcontainer. One of the network, or of a namespace shared with the pod, is
-//! the guest's, where libcontainer refuses to set it: the guest is the pod, so
-//! the agent sets it. Everything else belongs to no namespace and is refused.
+//! A parameter of a namespace that the container has for itself is set there. One
+//! of the network, or of a namespace shared with the pod, is the guest's, for the
+//! guest is the pod. Everything else belongs to no namespace and is refused.
 
 use std::collections::HashMap;
 
@@ -22,15 +21,15 @@ const IPC: [&str; 8] = [
 
 /// Parameters of the container and of the guest.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Split {
-    /// To be set by libcontainer in the container's namespaces.
+pub(in crate::container) struct Split {
+    /// To be set in the container's namespaces, by name.
     pub container: HashMap<String, String>,
     /// To be set in the guest, as paths below `/proc/sys`.
     pub guest: Vec<(String, String)>,
 }
 
 /// Sorts the parameters of a specification.
-pub(super) fn split(
+pub(in crate::container) fn split(
     parameters: &HashMap<String, String>,
     own_ipc: bool,
     own_uts: bool,

@@ -86,9 +86,8 @@ fn cpu_max(cpu: &LinuxCpu, current: Current<'_>) -> Result<Option<String>, Error
     let (quota_now, period_now) = now.trim().split_once(' ').unwrap_or(("max", USUAL_PERIOD));
     let quota = match quota {
         None => quota_now.to_owned(),
-        Some(-1) => "max".to_owned(),
         Some(quota @ 1..) => quota.to_string(),
-        Some(_) => return Err(invalid(QUOTA, "must not be below -1")),
+        Some(_) => "max".to_owned(),
     };
     let period = period.map_or_else(|| period_now.to_owned(), |period| period.to_string());
     Ok(Some(format!("{quota} {period}")))

@@ -46,7 +46,10 @@ fn refuse_version_1(memory: &LinuxMemory) -> Result<(), Error> {
     for (present, field) in [
         (positive(memory.kernel()), "kernel"),
         (positive(memory.kernel_tcp()), "kernelTCP"),
-        (memory.swappiness().is_some(), "swappiness"),
+        (
+            memory.swappiness().is_some_and(|value| value > 0),
+            "swappiness",
+        ),
         (
             memory.disable_oom_killer() == Some(true),
             "disableOOMKiller",

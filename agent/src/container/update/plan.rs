@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use super::{cpu, memory};
+use super::{block_io, cpu, huge_pages, memory};
 use crate::error::Error;
 
 /// Files that one update may name itself.
@@ -66,6 +66,12 @@ pub(super) fn plan(resources: &LinuxResources, current: Current<'_>) -> Result<V
         let value = if value == "0" { "1".to_owned() } else { value };
         writes.push(Write::new(field, "pids.max", value));
     }
+    if let Some(block_io) = resources.block_io() {
+        block_io::plan(block_io, &mut writes)?;
+    }
+    if let Some(limits) = resources.hugepage_limits() {
+        huge_pages::plan(limits, current, &mut writes)?;
+    }
     plan_unified(resources, &mut writes)?;
     Ok(writes)
 }
@@ -88,28 +94,15 @@ fn plan_unified(resources: &LinuxResources, writes: &mut Vec<Write>) -> Result<(
 
 /// What cgroup version 2 or a guest has no place for.
 fn refuse_others(resources: &LinuxResources) -> Result<(), Error> {
-    const HOST: &str = "is of the host";
-    let huge_pages = resources.hugepage_limits().iter().flatten();
-    let mut huge_pages = huge_pages.filter(|limit| limit.limit() > 0);
     let network = resources.network().as_ref();
     for (present, field, reason) in [
-        (
-            huge_pages.next().is_some(),
-            "linux.resources.hugepageLimits",
-            HOST,
-        ),
         (
             resources
                 .rdma()
                 .as_ref()
                 .is_some_and(|rdma| !rdma.is_empty()),
             "linux.resources.rdma",
-            HOST,
-        ),
-        (
-            resources.block_io().is_some(),
-            "linux.resources.blockIO",
-            HOST,
+            "is of the host",
         ),
         (
             network.is_some_and(|network| {

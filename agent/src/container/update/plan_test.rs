@@ -33,6 +33,7 @@ fn quota_and_period_may_come_alone() {
         (json!({"quota": 50000}), "cpu.max=50000 100000"),
         (json!({"period": 20000}), "cpu.max=max 20000"),
         (json!({"quota": -1}), "cpu.max=max 100000"),
+        (json!({"quota": i64::MIN}), "cpu.max=max 100000"),
         (json!({"shares": 1024}), "cpu.weight=100"),
         (json!({"idle": 1, "shares": 1024}), "cpu.idle=1"),
     ] {
@@ -107,7 +108,6 @@ fn what_cannot_be_honoured_is_named() {
     for (update, field) in [
         (json!({"cpu": {"cpus": "0-1"}}), "cpu.cpus"),
         (json!({"cpu": {"mems": "0"}}), "cpu.mems"),
-        (json!({"cpu": {"quota": -2}}), "cpu.quota"),
         (
             json!({"cpu": {"realtimeRuntime": 5}}),
             "cpu.realtimeRuntime",
@@ -130,10 +130,10 @@ fn what_cannot_be_honoured_is_named() {
             "memory.limit",
         ),
         (
-            json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}),
-            "hugepageLimits",
+            json!({"hugepageLimits": [{"pageSize": "2", "limit": 1}]}),
+            "hugepageLimits[0].pageSize",
         ),
-        (json!({"blockIO": {"weight": 10}}), "blockIO"),
+        (json!({"blockIO": {"weight": 1}}), "blockIO.weight"),
         (json!({"network": {"classID": 5}}), "network"),
         (json!({"rdma": {"x": {"hcaHandles": 1}}}), "rdma"),
         (

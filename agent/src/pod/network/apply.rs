@@ -15,7 +15,9 @@ use thiserror::Error as ThisError;
 
 use super::plan::{Link, LinkAddress, LinkIpv6, LinkRoute, Mac, Metric};
 use super::rules::{self, Rule};
+use super::{channels, outdated};
 use crate::error::{Doing, Error};
+use crate::pod::cpus;
 
 /// Index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -30,6 +32,8 @@ enum ConfigureError {
     Kernel(#[from] rtnetlink::Error),
     #[error("{}: {source}", path.display())]
     Parameter { path: PathBuf, source: io::Error },
+    #[error("the number of its queues: {0}")]
+    Channels(io::Error),
 }
 
 /// Brings up `lo`.
@@ -55,12 +59,19 @@ fn connect() -> Result<Handle, Error> {
     Ok(handle)
 }
 
-/// Makes every link as planned, and then the rules.
-pub(super) async fn apply(links: &[Link], rules: &[Rule]) -> Result<(), Error> {
+/// Removes what was `made` and is not planned any more, makes every link as planned, and then
+/// the rules.
+///
+/// An address that goes can take others of its network, and routes, with it; so it goes first.
+pub(super) async fn apply(
+    (made, made_rules): (&[Link], &[Rule]),
+    (links, rules): (&[Link], &[Rule]),
+) -> Result<(), Error> {
     if links.is_empty() && rules.is_empty() {
         return Ok(());
     }
     let handle = connect()?;
+    let cpus = cpus::online()?;
     let devices: Vec<_> = handle
         .link()
         .get()
@@ -68,22 +79,40 @@ pub(super) async fn apply(links: &[Link], rules: &[Rule]) -> Result<(), Error> {
         .try_collect()
         .await
         .map_err(|error| Error::internal("cannot list the network devices", error))?;
+    for link in outdated::between(made, links) {
+        // Without the device there is nothing of it either.
+        let Some(device) = find(&devices, link.mac) else {
+            continue;
+        };
+        let device = Device {
+            handle: &handle,
+            index: device.header.index,
+            cpus,
+        };
+        device
+            .remove(&link)
+            .await
+            .map_err(|source| Error::internal(&format!("cannot change {}", link.name), source))?;
+    }
     for link in links {
         let device = find(&devices, link.mac).ok_or_else(|| {
             let mac = link.mac.map(|byte| format!("{byte:02x}")).join(":");
             Error::FailedPrecondition(format!("no network device has the MAC address {mac}"))
         })?;
-        let made = Device {
+        let before = made.iter().find(|before| before.mac == link.mac);
+        let changed = Device {
             handle: &handle,
             index: device.header.index,
+            cpus,
         };
-        made.configure(link, name_of(device))
+        changed
+            .configure(before, link, name_of(device))
             .await
             .map_err(|source| {
                 Error::internal(&format!("cannot configure {}", link.name), source)
             })?;
     }
-    rules::apply(&handle, rules).await
+    rules::apply(&handle, made_rules, rules).await
 }
 
 fn find(devices: &[LinkMessage], mac: Mac) -> Option<&LinkMessage> {
@@ -108,20 +137,38 @@ fn name_of(device: &LinkMessage) -> &str {
 struct Device<'a> {
     handle: &'a Handle,
     index: u32,
+    /// CPUs that run.
+    cpus: u32,
 }
 
 impl Device<'_> {
-    async fn configure(&self, link: &Link, current_name: &str) -> Result<(), ConfigureError> {
+    /// Makes the device as planned. Of a link that was made `before`, what has not changed is
+    /// left as somebody in the guest may have changed it.
+    async fn configure(
+        &self,
+        before: Option<&Link>,
+        link: &Link,
+        current_name: &str,
+    ) -> Result<(), ConfigureError> {
         if current_name != link.name {
             // A device that is up keeps its name.
             self.set(self.change().down()).await?;
             self.set(self.change().name(link.name.clone())).await?;
         }
-        if link.mtu != 0 {
-            self.set(self.change().mtu(link.mtu)).await?;
+        let is_as_before = before.is_some_and(|it| (it.mtu, it.ipv6) == (link.mtu, link.ipv6));
+        if !is_as_before {
+            if link.mtu != 0 {
+                self.set(self.change().mtu(link.mtu)).await?;
+            }
+            // Also after another MTU: a small one takes IPv6 away.
+            Self::set_ipv6(link)?;
         }
-        Self::set_ipv6(link)?;
-        self.set(self.change().up()).await?;
+        if before.is_none() {
+            if self.cpus > 1 {
+                channels::use_for(&link.name, self.cpus).map_err(ConfigureError::Channels)?;
+            }
+            self.set(self.change().up()).await?;
+        }
         for address in &link.addresses {
             self.add_address(address).await?;
         }
@@ -130,6 +177,29 @@ impl Device<'_> {
         }
         for route in &link.routes {
             self.add_route(route).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes addresses, neighbours and routes; what is not there any more is gone.
+    async fn remove(&self, link: &Link) -> Result<(), rtnetlink::Error> {
+        for route in &link.routes {
+            let message = route_message(route, self.index);
+            gone(self.handle.route().del(message).execute().await)?;
+        }
+        for (address, _) in &link.neighbours {
+            let mut request = self.handle.neighbours().add(self.index, *address);
+            let message = std::mem::take(request.message_mut());
+            gone(self.handle.neighbours().del(message).execute().await)?;
+        }
+        for address in &link.addresses {
+            let prefix = address.prefix;
+            let mut request = self
+                .handle
+                .address()
+                .add(self.index, prefix.address, prefix.length);
+            let message = std::mem::take(request.message_mut());
+            gone(self.handle.address().del(message).execute().await)?;
         }
         Ok(())
     }
@@ -205,6 +275,21 @@ impl Device<'_> {
     async fn add_route(&self, route: &LinkRoute) -> Result<(), rtnetlink::Error> {
         let message = route_message(route, self.index);
         self.handle.route().add(message).replace().execute().await
+    }
+}
+
+/// The result of removing something that may not be there.
+fn gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(message))
+            if matches!(
+                message.to_io().raw_os_error(),
+                Some(libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL)
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
     }
 }
 

@@ -30,7 +30,7 @@ const SCOPE_LINK: u8 = 253;
 pub(super) type Mac = [u8; 6];
 
 /// One network interface.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Link {
     pub(super) name: String,
     pub(super) mac: Mac,
@@ -44,7 +44,7 @@ pub(super) struct Link {
 }
 
 /// One address.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct LinkAddress {
     pub(super) prefix: Prefix,
     pub(super) no_prefix_route: bool,
@@ -68,7 +68,7 @@ pub(super) struct Prefix {
 }
 
 /// One route.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct LinkRoute {
     pub(super) destination: Prefix,
     pub(super) gateway: Option<IpAddr>,

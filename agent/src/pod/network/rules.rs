@@ -7,6 +7,7 @@ use nacre_protocol::agent::{PolicyRule, PortRange, RuleAction};
 use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::IpProtocol;
+use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::rule::{
     RuleAction as KernelAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
 };
@@ -16,7 +17,7 @@ use super::plan::{Prefix, invalid, is_name, prefix, read_each};
 use crate::error::Error;
 
 /// One rule, in the one form that says what it does, so that equal ones are equal.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Rule(RuleMessage);
 
 impl Rule {
@@ -170,8 +171,15 @@ fn ports(range: Option<&PortRange>, field: &str) -> Result<Option<RulePortRange>
     }
 }
 
-/// Makes these the only rules of each family that has some; those that are there stay.
-pub(super) async fn apply(handle: &Handle, rules: &[Rule]) -> Result<(), Error> {
+/// Whether the kernel has made a rule by itself, for a new network namespace.
+fn is_the_kernels(message: &RuleMessage) -> bool {
+    let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
+    message.attributes.contains(&kernel)
+}
+
+/// Makes the rules of each family that has some; those that are there stay. What was made before
+/// and is not planned any more goes, and so do the kernel's own, which a plan names too.
+pub(super) async fn apply(handle: &Handle, made: &[Rule], rules: &[Rule]) -> Result<(), Error> {
     for (version, family) in [
         (IpVersion::V4, AddressFamily::Inet),
         (IpVersion::V6, AddressFamily::Inet6),
@@ -187,18 +195,22 @@ pub(super) async fn apply(handle: &Handle, rules: &[Rule]) -> Result<(), Error> 
             .rule()
             .get(version)
             .execute()
-            .map_ok(Rule::new)
+            .map_ok(|message| (is_the_kernels(&message), Rule::new(message)))
             .try_collect()
             .await
             .map_err(|error| Error::internal("cannot list the policy rules", error))?;
         // First the new ones, so that there is always a way to somewhere.
-        for rule in planned.iter().filter(|rule| !there.contains(rule)) {
+        let is_there = |rule: &Rule| there.iter().any(|(_, other)| other == rule);
+        for rule in planned.iter().filter(|rule| !is_there(rule)) {
             let mut request = handle.rule().add();
             *request.message_mut() = rule.0.clone();
             let added = request.execute().await;
             added.map_err(|error| failed("add", rule, error))?;
         }
-        for rule in there.iter().filter(|rule| !planned.contains(rule)) {
+        let outdated = there.iter().filter(|(kernels, rule)| {
+            (*kernels || made.contains(rule)) && !planned.contains(&rule)
+        });
+        for (_, rule) in outdated {
             let removed = handle.rule().del(rule.0.clone()).execute().await;
             removed.map_err(|error| failed("remove", rule, error))?;
         }
@@ -213,8 +225,6 @@ fn failed(what: &str, rule: &Rule, error: rtnetlink::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::route::RouteProtocol;
-
     use super::*;
 
     fn rule() -> PolicyRule {

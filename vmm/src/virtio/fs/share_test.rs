@@ -1,11 +1,12 @@
 //! What the guest can do with files, over the device.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File, FileTimes};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use fuse_backend_rs::abi::fuse_abi::{
     AttrOut, EntryOut, FallocateIn, FsOptions, GetxattrIn, LinkIn, LseekIn, MkdirIn, MknodIn,
@@ -62,12 +63,25 @@ mod protocol {
     #[test]
     fn names_and_attributes_are_good_for_one_second() {
         let root = shared();
-        fs::write(root.path().join("file"), "x").unwrap();
+        let file = File::create(root.path().join("file")).unwrap();
+        let times = FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(60));
+        file.set_times(times).unwrap();
         let mut guest = Guest::mount(root.path());
         let entry = guest.lookup(ROOT, b"file").unwrap();
         assert_eq!((entry.entry_valid, entry.entry_valid_nsec), (1, 0));
         assert_eq!((entry.attr_valid, entry.attr_valid_nsec), (1, 0));
         assert_eq!(guest.getattr(entry.nodeid).unwrap().attr_valid, 1);
+    }
+
+    #[test]
+    fn attributes_of_a_file_that_has_just_changed_are_good_for_a_part_of_that() {
+        let root = shared();
+        fs::write(root.path().join("file"), "x").unwrap();
+        let mut guest = Guest::mount(root.path());
+        let entry = guest.lookup(ROOT, b"file").unwrap();
+        assert_eq!((entry.entry_valid, entry.attr_valid), (1, 0));
+        assert!(entry.attr_valid_nsec < 500_000_000);
+        assert_eq!(guest.getattr(entry.nodeid).unwrap().attr_valid, 0);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
-    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
-    VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -19,10 +19,7 @@ const fn bit(feature: u32) -> u64 {
 }
 
 /// Needs nothing of the host.
-const ALWAYS: u64 = bit(VIRTIO_NET_F_MAC)
-    | bit(VIRTIO_NET_F_MTU)
-    | bit(VIRTIO_NET_F_STATUS)
-    | bit(VIRTIO_NET_F_MRG_RXBUF);
+const ALWAYS: u64 = bit(VIRTIO_NET_F_MAC) | bit(VIRTIO_NET_F_STATUS) | bit(VIRTIO_NET_F_MRG_RXBUF);
 
 /// What the guest may leave to us, and what we may leave to the guest, when the
 /// tap has these flags of `TUNSETOFFLOAD`.
@@ -65,6 +62,10 @@ pub(super) fn offered(tap_offloads: u32) -> u64 {
         .fold(ALWAYS, |features, (_, more)| features | more)
 }
 
+/// The features of a device with several pairs of queues; with one pair there is
+/// nothing to control.
+pub(super) const SEVERAL_PAIRS: u64 = bit(VIRTIO_NET_F_CTRL_VQ) | bit(VIRTIO_NET_F_MQ);
+
 /// Features that vhost-net takes part in.
 const BY_VHOST: u64 = bit(VIRTIO_F_VERSION_1)
     | bit(VIRTIO_RING_F_EVENT_IDX)
@@ -86,6 +87,16 @@ pub(super) fn told_to_vhost(accepted: u64) -> u64 {
 /// Whether one frame may be spread over several chains.
 pub(super) fn mergeable(accepted: u64) -> bool {
     accepted & bit(VIRTIO_NET_F_MRG_RXBUF) != 0
+}
+
+/// Whether the driver knows of all pairs of queues, and not of the first alone.
+pub(super) fn several_pairs(accepted: u64) -> bool {
+    accepted & bit(VIRTIO_NET_F_MQ) != 0
+}
+
+/// Whether the driver has a control queue.
+pub(super) fn controls(accepted: u64) -> bool {
+    accepted & bit(VIRTIO_NET_F_CTRL_VQ) != 0
 }
 
 /// Offloads that the tap is to have: what it may leave to the guest.

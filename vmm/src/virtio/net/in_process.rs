@@ -1,128 +1,35 @@
-//! The data path in the monitor: the device's thread moves frames between the
-//! tap and guest memory.
+//! The data path in the monitor: a thread for each pair of queues moves frames
+//! between the tap and guest memory.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::mpsc::SyncSender;
 
-use thiserror::Error;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use super::control::rest;
 use super::receive::{Received, Receiver};
 use super::tap::Tap;
 use super::transmit::{Sent, Transmitter};
 use super::{RECEIVE_QUEUE, TRANSMIT_QUEUE, features};
-use crate::virtio::device::{ActivateError, ActiveDevice};
-use crate::virtio::queue::QueueError;
-use crate::virtio::worker::{Command, Mailbox};
+use crate::virtio::activation::{End, PathError, run_with, wait};
+use crate::virtio::device::ActiveDevice;
+use crate::virtio::worker::Mailbox;
 
 const MAILBOX: u64 = 0;
 const TAP: u64 = 1;
 const RECEIVE_KICK: u64 = 2;
 const TRANSMIT_KICK: u64 = 3;
-const FOREVER: i32 = -1;
-
-/// Why the device has to be reset.
-#[derive(Debug, Error)]
-pub(super) enum PathError {
-    /// The driver broke the rules.
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    /// A queue is missing.
-    #[error(transparent)]
-    Activate(#[from] ActivateError),
-    /// The host refuses something.
-    #[error("cannot {what}: {source}")]
-    Host {
-        /// What was tried.
-        what: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-}
-
-impl PathError {
-    pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Host { what, source }
-    }
-}
 
 /// The thread: moves frames whenever the device is active.
 pub(super) fn run(tap: &Tap, mailbox: &Mailbox) {
-    run_with(mailbox, |mut active, mailbox| {
+    let mut pause = 0;
+    run_with("net", mailbox, |mut active, mailbox| {
+        // A guest can reset and start the device without end; its first start waits for nothing.
+        rest(std::mem::replace(&mut pause, 1));
         tap.set_offloads(features::tap_offloads(active.features))
             .map_err(PathError::host("set the offloads of the tap"))?;
         move_frames(&mut active, tap, mailbox)
     });
-}
-
-/// Hands each activation to `serve`, which returns when it is told to reset.
-pub(super) fn run_with<F>(mailbox: &Mailbox, mut serve: F)
-where
-    F: FnMut(ActiveDevice, &Mailbox) -> Result<End, PathError>,
-{
-    loop {
-        match wait_for_command(mailbox) {
-            Ok(Some(Command::Activate(active))) => {
-                let interrupt = active.interrupt.clone();
-                match serve(*active, mailbox) {
-                    Ok(end) => end.tell(),
-                    Err(error) => interrupt.fail_device(&error),
-                }
-            }
-            Ok(Some(Command::Reset(done))) => End::Reset(done).tell(),
-            Ok(None) => return,
-            Err(error) => return log::error!("net: the thread has ended: {error}"),
-        }
-    }
-}
-
-/// Why frames are not moved any more.
-#[derive(Debug)]
-pub(super) enum End {
-    /// The driver has reset the device; somebody waits to hear that it is done.
-    Reset(SyncSender<()>),
-    /// The device is gone.
-    Closed,
-}
-
-impl End {
-    /// What the mailbox says, if it is time to end.
-    pub(super) fn ask(mailbox: &Mailbox) -> Option<Self> {
-        match mailbox.take() {
-            Some(Command::Reset(done)) => Some(Self::Reset(done)),
-            _ => mailbox.is_closed().then_some(Self::Closed),
-        }
-    }
-
-    fn tell(self) {
-        if let Self::Reset(done) = self {
-            // An error means that nobody waits any more.
-            let _ = done.send(());
-        }
-    }
-}
-
-/// The next command, or `None` when none will come.
-fn wait_for_command(mailbox: &Mailbox) -> io::Result<Option<Command>> {
-    let epoll = Epoll::new()?;
-    let event = EpollEvent::new(EventSet::IN, MAILBOX);
-    epoll.ctl(ControlOperation::Add, mailbox.as_raw_fd(), event)?;
-    loop {
-        let command = mailbox.take();
-        if command.is_some() || mailbox.is_closed() {
-            return Ok(command);
-        }
-        wait(&epoll, &mut [EpollEvent::default()])?;
-    }
-}
-
-/// Waits for events; an interrupted wait ends without any.
-pub(super) fn wait(epoll: &Epoll, events: &mut [EpollEvent]) -> io::Result<usize> {
-    match epoll.wait(FOREVER, events) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-        result => result,
-    }
 }
 
 /// Moves frames until the device is reset or gone.

@@ -1,5 +1,6 @@
 //! The data path in the host's kernel: vhost-net moves frames between the tap
 //! and guest memory, kicked and interrupting without a word from the monitor.
+//! Each pair of queues has an instance of it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::in_process::{End, PathError, run_with, wait};
+use super::control::rest;
 use super::tap::Tap;
 use super::{NetError, RECEIVE_QUEUE, TRANSMIT_QUEUE, features};
 use crate::virtio::GuestMemory;
+use crate::virtio::activation::{End, PathError, run_with, wait};
 use crate::virtio::device::ActiveDevice;
 use crate::virtio::queue::VirtQueue;
 use crate::virtio::worker::Mailbox;
@@ -157,7 +159,10 @@ fn regions(memory: &GuestMemory) -> Vec<VhostUserMemoryRegionInfo> {
 /// The thread: starts vhost-net when the device becomes active and stops it
 /// when it is reset.
 pub(super) fn run(mut net: KernelNet, tap: &Tap, mailbox: &Mailbox) {
-    run_with(mailbox, |active, mailbox| {
+    let mut pause = 0;
+    run_with("net", mailbox, |active, mailbox| {
+        // A guest can reset and start the device without end; its first start waits for nothing.
+        rest(std::mem::replace(&mut pause, 1));
         tap.set_offloads(features::tap_offloads(active.features))
             .map_err(PathError::host("set the offloads of the tap"))?;
         net.memory = Arc::clone(&active.memory);

@@ -1,16 +1,16 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
-use super::in_process::{move_frames, run_with};
+use super::in_process::move_frames;
 use super::receive::{Received, Receiver};
 use super::transmit::{Sent, Transmitter};
 use super::*;
+use crate::virtio::activation::run_with;
 use crate::virtio::queue::Buffer;
 use crate::virtio::testing::{Desc, GuestQueue, Random};
 
@@ -216,6 +216,22 @@ mod receiving {
     }
 
     #[test]
+    fn buffers_that_are_offered_again_before_they_were_used_are_malformed() {
+        let (tap, _far) = wire();
+        let mut queue = GuestQueue::new(16);
+        let room = queue.room(12);
+        let memory = queue.shared_memory();
+        let mut receiver = Receiver::new(&memory, queue.device_side(), true);
+        for _ in 0..16 {
+            queue.offer(&[Desc::writable(room)]);
+        }
+        receiver.receive(tap.as_fd()).unwrap();
+        queue.offer(&[Desc::writable(room)]);
+        let error = receiver.receive(tap.as_fd()).unwrap_err().to_string();
+        assert!(error.contains("not given back"), "{error}");
+    }
+
+    #[test]
     fn a_tap_that_is_gone_is_told_from_one_without_frames() {
         // Reading a directory fails for good, as reading a deleted tap does.
         let gone = std::fs::File::open("/").unwrap();
@@ -386,7 +402,7 @@ impl Device {
         let (tap, far) = wire();
         let (worker, mailbox) = Worker::pair().unwrap();
         thread::spawn(move || {
-            run_with(&mailbox, |mut active, mailbox| {
+            run_with("net", &mailbox, |mut active, mailbox| {
                 move_frames(&mut active, &tap, mailbox)
             });
         });

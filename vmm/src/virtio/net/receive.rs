@@ -130,6 +130,12 @@ impl<'m> Receiver<'m> {
     }
 
     fn make_ready(&mut self, chain: Chain<'m>) -> Result<(), QueueError> {
+        // Otherwise tiny buffers, offered again and again, would be kept without end.
+        if self.ready.len() >= usize::from(self.queue.rings().size()) {
+            return Err(QueueError::Malformed(
+                "a receive buffer is available that was not given back",
+            ));
+        }
         if !chain.readable().is_empty() {
             return Err(QueueError::Malformed("a receive buffer is readable"));
         }

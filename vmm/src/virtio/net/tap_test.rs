@@ -1,8 +1,7 @@
 //! The device on a real tap, in a network namespace of the test's own.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -13,10 +12,10 @@ use super::*;
 use crate::virtio::queue::Buffer;
 use crate::virtio::testing::{Desc, GuestQueue};
 
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Runs `test` where it may make interfaces; says loudly where that cannot be.
-fn in_a_network_of_its_own(test: impl FnOnce(&str) + Send + 'static) {
+pub(super) fn in_a_network_of_its_own(test: impl FnOnce(&str) + Send + 'static) {
     let test = move || {
         // SAFETY: only this thread's network is replaced, no memory or files.
         let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
@@ -39,7 +38,7 @@ fn request(name: &str, flags: libc::c_int) -> libc::ifreq {
     request
 }
 
-fn make_tap(name: &str, flags: libc::c_int) -> OwnedFd {
+pub(super) fn make_tap(name: &str, flags: libc::c_int) -> OwnedFd {
     let tap = fs::File::options()
         .read(true)
         .write(true)
@@ -52,8 +51,35 @@ fn make_tap(name: &str, flags: libc::c_int) -> OwnedFd {
     tap.into()
 }
 
+/// Attaches or detaches a queue of a tap.
+pub(super) fn set_queue(tap: &OwnedFd, flag: libc::c_int) {
+    let request = request("", flag);
+    // SAFETY: the kernel reads one ifreq, which outlives the call.
+    let result = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETQUEUE, &raw const request) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+pub(super) fn interface_flags(tap: &OwnedFd) -> u16 {
+    let mut request = request("", 0);
+    // SAFETY: the kernel writes one ifreq, which outlives the call, and any value of the
+    // member that it fills is valid.
+    unsafe {
+        let result = libc::ioctl(tap.as_raw_fd(), libc::TUNGETIFF, &raw mut request);
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        request.ifr_ifru.ifru_flags.cast_unsigned()
+    }
+}
+
+pub(super) fn open_vhost() -> io::Result<OwnedFd> {
+    let device = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/vhost-net")?;
+    Ok(device.into())
+}
+
 /// The host's end of the tap: a socket that sees and sends raw frames.
-fn host_end(name: &str) -> fs::File {
+pub(super) fn host_end(name: &str) -> fs::File {
     let up = request(name, libc::IFF_UP);
     let protocol = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: plain system calls on a socket that this function makes; the
@@ -91,23 +117,21 @@ fn host_end(name: &str) -> fs::File {
     }
 }
 
-const TAP_FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+pub(super) const TAP_FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 fn config(tap: OwnedFd) -> NetConfig {
     NetConfig {
         mac: MAC,
-        mtu: 1450,
-        tap,
-        vhost: None,
+        pairs: vec![QueuePairFds { tap, vhost: None }],
     }
 }
 
 /// An Ethernet frame of a protocol that nobody else speaks.
-fn frame(payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(payload: &[u8]) -> Vec<u8> {
     [&MAC[..], &[2, 0, 0, 0, 0, 2], &[0x88, 0xb5], payload].concat()
 }
 
-fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub(super) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = check() {
@@ -203,28 +227,22 @@ impl Guest {
 
 /// Runs `test` with vhost-net; says loudly where there is none.
 fn with_vhost(test: fn(OwnedFd, &str)) {
-    let opened = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/vhost-net");
-    match opened {
-        Ok(vhost) => in_a_network_of_its_own(move |name| test(vhost.into(), name)),
+    match open_vhost() {
+        Ok(vhost) => in_a_network_of_its_own(move |name| test(vhost, name)),
         Err(error) => eprintln!("SKIPPED: this test needs /dev/vhost-net: {error}"),
     }
 }
 
 fn on_vhost(vhost: OwnedFd, name: &str) -> Guest {
-    let config = NetConfig {
-        vhost: Some(vhost),
-        ..config(make_tap(name, TAP_FLAGS))
-    };
+    let mut config = config(make_tap(name, TAP_FLAGS));
+    config.pairs[0].vhost = Some(vhost);
     let guest = Guest::new(config, name);
     assert!(guest.net.interrupts_from_kernel());
     guest
 }
 
 #[test]
-fn frames_cross_a_real_tap_both_ways_and_after_a_reset_again() {
+pub(super) fn frames_cross_a_real_tap_both_ways_and_after_a_reset_again() {
     in_a_network_of_its_own(|name| {
         let mut guest = Guest::new(config(make_tap(name, TAP_FLAGS)), name);
         for _ in 0..3 {
@@ -236,7 +254,7 @@ fn frames_cross_a_real_tap_both_ways_and_after_a_reset_again() {
 }
 
 #[test]
-fn frames_cross_by_vhost_net_and_after_a_reset_again() {
+pub(super) fn frames_cross_by_vhost_net_and_after_a_reset_again() {
     with_vhost(|vhost, name| {
         let mut guest = on_vhost(vhost, name);
         for _ in 0..3 {
@@ -284,11 +302,10 @@ fn what_the_tap_can_do_is_offered() {
         // Any tap since Linux 2.6.27 has checksums and TCP segmentation.
         let expected = features::CANDIDATES[1];
         assert_eq!(features::tap_offloads(net.features()) & expected, expected);
-        let mut space = [0; 12];
+        let mut space = [0; 10];
         net.read_config(0, &mut space);
         assert_eq!(space[..6], MAC);
         assert_eq!(space[6..8], 1u16.to_le_bytes());
-        assert_eq!(space[10..12], 1450u16.to_le_bytes());
         net.read_config(u64::MAX, &mut space);
     });
 }

@@ -5,6 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
+use crate::virtio::vectors::{count, vector};
+
 /// Most parts that one frame can be moved in (the kernel's `UIO_MAXIOV`).
 pub(super) const MAX_PARTS: usize = 1024;
 
@@ -38,16 +40,4 @@ pub(super) fn write_frame(fd: BorrowedFd<'_>, parts: &[VolatileSlice<'_>]) -> io
     // SAFETY: the slices lie in mapped guest memory; the kernel only reads it.
     let result = unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), count(&vectors)) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
-fn vector(slice: &VolatileSlice<'_>) -> libc::iovec {
-    libc::iovec {
-        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-        iov_len: slice.len(),
-    }
-}
-
-fn count(vectors: &[libc::iovec]) -> libc::c_int {
-    // More than the kernel takes is EINVAL either way.
-    libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX)
 }

@@ -1,14 +1,46 @@
-//! When the guest may go on using what its page cache holds of a file.
+//! How long the guest may go by what it knows of a file.
 //!
-//! A guest drops a file's pages whenever it opens it, unless it is told to keep
+//! It drops a file's pages whenever it opens it, unless it is told to keep
 //! them. It is told so when the file has not changed since it last opened it,
 //! as far as times and length can say: otherwise every start of a program would
 //! read all its libraries again.
+//!
+//! Attributes say where a file ends, so with old ones a file that has just been
+//! written looks empty. They are good for the shorter the fresher a file is, as
+//! with NFS's `acregmin`: what was changed a moment ago is what is changed again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Statx, StatxTimestamp};
+use rustix::fs::{FileType, Statx, StatxAttributes, StatxTimestamp};
+
+use super::inodes;
+
+/// How long the guest may go by a name or by attributes without asking again.
+pub(super) const VALIDITY: Duration = Duration::from_secs(1);
+/// Of a file that is mounted by itself, as those are that a container engine
+/// writes between creating a container and starting it (`/etc/hosts`).
+const VALIDITY_OF_MOUNTED_FILE: Duration = Duration::from_millis(10);
+/// Part of a file's age for which its attributes are good.
+const PART_OF_AGE: u32 = 10;
+
+/// How long the guest may go by these attributes.
+pub(super) fn validity(stat: &Statx, now: SystemTime) -> Duration {
+    if inodes::kind(stat) != FileType::RegularFile {
+        return VALIDITY;
+    }
+    let longest = if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        VALIDITY_OF_MOUNTED_FILE
+    } else {
+        VALIDITY
+    };
+    let modified = u64::try_from(stat.stx_mtime.tv_sec).unwrap_or(0);
+    let modified = Duration::new(modified, stat.stx_mtime.tv_nsec);
+    let age = UNIX_EPOCH
+        .checked_add(modified)
+        .and_then(|modified| now.duration_since(modified).ok());
+    (age.unwrap_or_default() / PART_OF_AGE).min(longest)
+}
 
 /// A change so close behind another may leave the times as they are.
 const GRANULARITY: Duration = Duration::from_secs(2);
@@ -57,10 +89,52 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{File, FileTimes};
 
     use super::super::inodes::stat;
     use super::*;
+
+    #[test]
+    fn attributes_are_good_for_a_tenth_of_a_files_age_and_at_most_for_a_second() {
+        let file = tempfile::tempfile().unwrap();
+        let now = SystemTime::now();
+        let of_age = |age| {
+            let times = FileTimes::new().set_modified(now - age);
+            file.set_times(times).unwrap();
+            validity(&stat(&file).unwrap(), now)
+        };
+        assert_eq!(of_age(Duration::ZERO), Duration::ZERO);
+        assert_eq!(
+            of_age(Duration::from_millis(500)),
+            Duration::from_millis(50)
+        );
+        assert_eq!(of_age(Duration::from_secs(3600)), VALIDITY);
+    }
+
+    #[test]
+    fn attributes_from_the_future_or_from_before_time_are_as_good_as_none_or_old_ones() {
+        let file = tempfile::tempfile().unwrap();
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        file.set_times(FileTimes::new().set_modified(now + hour))
+            .unwrap();
+        assert_eq!(validity(&stat(&file).unwrap(), now), Duration::ZERO);
+        file.set_times(FileTimes::new().set_modified(UNIX_EPOCH - hour))
+            .unwrap();
+        assert_eq!(validity(&stat(&file).unwrap(), now), VALIDITY);
+    }
+
+    #[test]
+    fn attributes_of_a_file_that_is_mounted_by_itself_are_good_for_a_blink() {
+        let file = tempfile::tempfile().unwrap();
+        let now = SystemTime::now();
+        let day = Duration::from_secs(86_400);
+        file.set_times(FileTimes::new().set_modified(now - day))
+            .unwrap();
+        let mut mounted = stat(&file).unwrap();
+        mounted.stx_attributes |= StatxAttributes::MOUNT_ROOT;
+        assert_eq!(validity(&mounted, now), VALIDITY_OF_MOUNTED_FILE);
+    }
 
     #[test]
     fn pages_are_kept_over_opens_of_a_file_that_rests() {

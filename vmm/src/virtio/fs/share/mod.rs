@@ -12,9 +12,9 @@
 //! nothing above the share can be reached; no symbolic link is ever followed;
 //! what it asks to be allocated is bounded.
 //!
-//! Two-way live: attributes and names are good for one second, and contents are
-//! as they were when the file was opened or later ([`cache`]). The guest writes
-//! through, so the host sees at once what it writes.
+//! Two-way live: names are good for one second, attributes for at most that, and
+//! contents are as they were when the file was opened or later ([`cache`]). The
+//! guest writes through, so the host sees at once what it writes.
 
 mod attributes;
 mod budget;
@@ -33,7 +33,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use fuse_backend_rs::api::filesystem::{DirEntry, Entry};
 use rustix::fs::{CWD, Mode, OFlags, Statx, openat};
@@ -44,8 +44,6 @@ use self::handles::{Handle, Handles};
 use self::inodes::{Inode, Inodes};
 use self::reopen::{ProcFd, open_at};
 
-/// How long the guest may go by a name or by attributes without asking again.
-const VALIDITY: Duration = Duration::from_secs(1);
 /// The entry is the root of another mount (`FUSE_ATTR_SUBMOUNT`).
 const ATTR_SUBMOUNT: u32 = 1;
 
@@ -199,7 +197,7 @@ fn entry(inode: &Inode, parent: &Inode, stat: &Statx) -> Entry {
         } else {
             0
         },
-        attr_timeout: VALIDITY,
-        entry_timeout: VALIDITY,
+        attr_timeout: cache::validity(stat, SystemTime::now()),
+        entry_timeout: cache::VALIDITY,
     }
 }

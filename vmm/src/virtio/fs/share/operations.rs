@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuse_backend_rs::abi::fuse_abi::{CreateIn, stat64, statvfs64};
 use fuse_backend_rs::api::filesystem::{
@@ -13,15 +13,15 @@ use fuse_backend_rs::api::filesystem::{
     SetattrValid, ZeroCopyReader, ZeroCopyWriter,
 };
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags, fallocate, fdatasync,
-    fsync, getxattr, getxattr_query, linkat, listxattr, listxattr_query, mkdirat, mknodat,
-    readlinkat, removexattr, renameat_with, setxattr, symlinkat, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Statx, XattrFlags, fallocate,
+    fdatasync, fsync, getxattr, getxattr_query, linkat, listxattr, listxattr_query, mkdirat,
+    mknodat, readlinkat, removexattr, renameat_with, setxattr, symlinkat, unlinkat,
 };
 
 use super::caller::Caller;
 use super::handles::Handle;
 use super::inodes::{self, Inode};
-use super::{OPEN_FLAGS, Share, VALIDITY, attributes, check_name, directory, errno};
+use super::{OPEN_FLAGS, Share, attributes, cache, check_name, directory, errno};
 
 /// Longest attribute, and longest list of their names, that Linux has.
 const MAX_XATTR: usize = 64 << 10;
@@ -35,6 +35,12 @@ fn check_openable(inode: &Inode) -> io::Result<()> {
         FileType::RegularFile | FileType::Directory => Ok(()),
         _ => Err(errno(libc::EBADF)),
     }
+}
+
+/// What the guest is told of attributes, and how long it may go by them.
+fn told(stat: &Statx) -> (stat64, Duration) {
+    let validity = cache::validity(stat, SystemTime::now());
+    (attributes::to_stat64(stat), validity)
 }
 
 /// `file` for calls that want it by value or exclusively, without owning it.
@@ -88,7 +94,7 @@ impl FileSystem for Share {
         _handle: Option<u64>,
     ) -> io::Result<(stat64, Duration)> {
         let stat = self.inodes.get(inode)?.stat()?;
-        Ok((attributes::to_stat64(&stat), VALIDITY))
+        Ok(told(&stat))
     }
 
     fn setattr(
@@ -115,7 +121,7 @@ impl FileSystem for Share {
             &attributes,
             valid,
         )?;
-        Ok((attributes::to_stat64(&inode.stat()?), VALIDITY))
+        Ok(told(&inode.stat()?))
     }
 
     fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
