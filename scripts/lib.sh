@@ -27,3 +27,6 @@ require_rust() {
             "'curl --proto =https --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default' (https://rustup.rs)"
     fi
 }
+
+# Names of the tests of a test program.
+tests_of() { "$1" --list --format terse | sed -n 's/: test$//p'; }
