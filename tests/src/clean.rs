@@ -109,6 +109,7 @@ fn traces(trees: &[PathBuf]) -> BTreeSet<String> {
     traces.extend(mounts.map(|line| format!("mount {line}")));
     for dir in [
         "/run/nacre",
+        "/run/nacre-pods",
         "/run/netns",
         "/sys/class/net",
         "/tmp",

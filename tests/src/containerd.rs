@@ -5,21 +5,20 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{Running, image, running, sh};
+use crate::registry::Registry;
+use crate::{Running, count, image, patience, running, sh};
 
 /// Namespace in which the tests call containerd; pods are in [`PODS`].
 pub const NAMESPACE: &str = "nacre-test";
 
 /// Namespace of containerd's CRI service.
 pub const PODS: &str = "k8s.io";
-
-/// How long containerd may take to start or stop.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which containerd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,15 +105,15 @@ impl fmt::Display for Runtime {
     }
 }
 
-/// Where the shim's configuration is, and its directory.
-const SHIM_CONFIG: (&str, &str) = ("/etc/nacre", "/etc/nacre/nacre.toml");
+/// The directory of the shim's configuration.
+const SHIM_CONFIG: &str = "/etc/nacre";
 
 /// A containerd that runs. It goes when it is dropped, with all that it keeps.
 #[derive(Debug)]
 pub struct Containerd {
     version: Version,
     dir: TempDir,
-    daemon: Option<Child>,
+    daemon: Mutex<Option<Child>>,
 }
 
 impl Containerd {
@@ -128,10 +127,10 @@ impl Containerd {
             .prefix("nacre-containerd-")
             .tempdir_in("/var/lib")
             .expect("a directory for containerd");
-        let mut containerd = Self {
+        let containerd = Self {
             version,
             dir,
-            daemon: None,
+            daemon: Mutex::default(),
         };
         containerd.write_configuration();
         containerd.add_directories();
@@ -157,6 +156,17 @@ impl Containerd {
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Lets it pull all images from a registry, whatever registry their names say.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn pull_from(&self, registry: &Registry) {
+        let every = self.dir.path().join("certs.d/_default");
+        fs::create_dir_all(&every).unwrap();
+        let server = format!("server = \"http://{}\"\n", registry.address());
+        fs::write(every.join("hosts.toml"), server).unwrap();
     }
 
     /// Its socket; `.ttrpc` added is the one for events.
@@ -200,7 +210,7 @@ impl Containerd {
     }
 
     /// Kills it, does something without it, and starts it again. What it ran goes on.
-    pub fn away_for(&mut self, act: impl FnOnce()) {
+    pub fn away_for(&self, act: impl FnOnce()) {
         self.stop(Signal::KILL);
         act();
         self.launch();
@@ -255,7 +265,11 @@ impl Containerd {
             .output();
     }
 
-    fn launch(&mut self) {
+    fn daemon(&self) -> MutexGuard<'_, Option<Child>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn launch(&self) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -267,18 +281,18 @@ impl Containerd {
             .arg(self.dir.path().join("config.toml"))
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        self.daemon = Some(command.spawn().expect("containerd of the test host"));
+        *self.daemon() = Some(command.spawn().expect("containerd of the test host"));
         let start = Instant::now();
         loop {
             if Running::to_the_end(self.ctr(&["version"])).code() == 0 {
                 return;
             }
             let ended = self
-                .daemon
+                .daemon()
                 .as_mut()
                 .and_then(|child| child.try_wait().unwrap());
             assert!(
-                ended.is_none() && start.elapsed() < PATIENCE,
+                ended.is_none() && start.elapsed() < patience(),
                 "containerd does not come up ({ended:?}): {}",
                 self.log()
             );
@@ -286,8 +300,8 @@ impl Containerd {
         }
     }
 
-    fn stop(&mut self, signal: Signal) {
-        if let Some(mut daemon) = self.daemon.take() {
+    fn stop(&self, signal: Signal) {
+        if let Some(mut daemon) = self.daemon().take() {
             running::kill(daemon.id(), signal);
             daemon.wait().unwrap();
         }
@@ -347,8 +361,10 @@ impl Containerd {
         };
         fs::write(dir.join("config.toml"), text).unwrap();
         // An emulated host has other ideas of a slow boot.
-        fs::create_dir_all(SHIM_CONFIG.0).unwrap();
-        fs::write(SHIM_CONFIG.1, "boot_timeout_secs = 120\n").unwrap();
+        let shim = Path::new(SHIM_CONFIG);
+        fs::create_dir_all(shim).unwrap();
+        let timeout = format!("boot_timeout_secs = {}\n", count(120, 1200));
+        fs::write(shim.join("nacre.toml"), timeout).unwrap();
     }
 }
 
@@ -357,9 +373,8 @@ impl Drop for Containerd {
         self.remove_everything();
         self.stop(Signal::TERM);
         sh(&format!(
-            "ip link del {}; rm -r {}",
-            self.bridge(),
-            SHIM_CONFIG.0
+            "ip link del {}; rm -r {SHIM_CONFIG}",
+            self.bridge()
         ));
     }
 }
@@ -413,12 +428,15 @@ fn configuration_1(dir: &Path) -> String {
 {common}
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{dir}/certs.d"
 [plugins."io.containerd.grpc.v1.cri".cni]
 conf_dir = "{dir}/cni.d"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nacre]
 runtime_type = "io.containerd.nacre.v2"
+pod_annotations = ["io.nacre.*"]
 "#
     )
 }
@@ -430,12 +448,15 @@ fn configuration_2(dir: &Path) -> String {
 {common}
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{pause}"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "{dir}/certs.d"
 [plugins."io.containerd.cri.v1.runtime".cni]
 conf_dir = "{dir}/cni.d"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.nacre]
 runtime_type = "io.containerd.nacre.v2"
+pod_annotations = ["io.nacre.*"]
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.nacre-sandbox]
 runtime_type = "io.containerd.nacre.v2"
 sandboxer = "shim"

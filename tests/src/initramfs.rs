@@ -29,11 +29,42 @@ impl Initramfs {
         if let Some(script) = init {
             fs::write(root.join("init"), format!("#!/bin/busybox sh\n{script}\n")).unwrap();
         }
+        Self { dir }.packed()
+    }
+
+    /// Nacre's agent, and beside it a script that works against it. The script sees the guest's
+    /// `/proc` as `/p`, and the agent's files below `/p/1/root`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn with_saboteur(script: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("nacre-test-").tempdir();
+        let dir = dir.expect("a directory for the archive");
+        let root = dir.path().join("root");
+        for name in ["bin", "dev", "p"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        // A shell gives it to what runs in the background.
+        fs::write(root.join("dev/null"), "").unwrap();
         sh(&format!(
-            "cd {} && chmod -R 755 . && find . | busybox cpio -o -H newc >../archive 2>/dev/null",
+            "cd {} && busybox cpio -i </nacre/guest/initramfs.cpio 2>/dev/null && mv init agent",
             root.display()
         ));
-        Self { dir }
+        let init = format!(
+            "#!/bin/busybox sh\n/bin/busybox mount -t proc p /p\n{{ {script}\n}} &\nexec /agent\n"
+        );
+        fs::write(root.join("init"), init).unwrap();
+        Self { dir }.packed()
+    }
+
+    fn packed(self) -> Self {
+        sh(&format!(
+            "cd {}/root && chmod -R 755 . && find . | busybox cpio -o -H newc >../archive 2>/dev/null",
+            self.dir.path().display()
+        ));
+        self
     }
 
     /// Where it is.

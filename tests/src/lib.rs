@@ -12,10 +12,15 @@ pub mod clean;
 pub mod cni;
 pub mod containerd;
 pub mod crictl;
+pub mod critest;
 pub mod ctr;
 pub mod image;
 pub mod initramfs;
+pub mod kubelet;
+pub mod loop_device;
 pub mod netns;
+pub mod oci;
+pub mod podman;
 pub mod proc;
 pub mod pty;
 pub mod registry;
@@ -29,11 +34,15 @@ use std::time::{Duration, Instant};
 pub use bundle::TestBundle;
 pub use clean::Clean;
 pub use containerd::{Containerd, Runtime};
+pub use oci::OciRuntime;
+pub use podman::Podman;
 pub use running::{Ended, Running};
 pub use vm_run::VmRun;
 
-/// Nothing that a test waits for takes longer.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Nothing that a test waits for takes longer. Twenty pods that boot at a time take theirs.
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(count(180, 1800))
+}
 
 /// `soak` when larger counts were asked for, else `usual`.
 #[must_use]
@@ -53,8 +62,9 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(
-            start.elapsed() < PATIENCE,
-            "not so after {PATIENCE:?}: {what}"
+            start.elapsed() < patience(),
+            "not so after {:?}: {what}",
+            patience()
         );
         std::thread::sleep(Duration::from_millis(50));
     }

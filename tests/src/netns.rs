@@ -1,7 +1,13 @@
 //! Network namespaces for tests, made with `ip`.
 
+use std::fs::File;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::sh;
 
@@ -44,6 +50,23 @@ impl Namespace {
     pub fn sh(&self, script: &str) -> String {
         assert!(!script.contains('\''), "{script}");
         sh(&format!("ip netns exec {} sh -euc '{script}'", self.name))
+    }
+
+    /// A socket of its stack that receives what comes to a port of UDP.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[must_use]
+    pub fn udp(&self, port: u16) -> UdpSocket {
+        let file = File::open(self.path()).unwrap();
+        // A thread of its own: it does not come back from there.
+        let bind = move || {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+        };
+        let socket = thread::spawn(bind).join().unwrap();
+        socket.set_read_timeout(Some(crate::patience())).unwrap();
+        socket
     }
 
     /// All that `ip` and `tc` know of it.

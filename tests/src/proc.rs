@@ -24,6 +24,13 @@ pub fn all() -> Vec<u32> {
         .collect()
 }
 
+/// Whether it is a thread of the kernel, which come and go with the work there is.
+#[must_use]
+pub fn is_kernels(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|status| pid == 2 || field(&status, "PPid") == "2")
+}
+
 fn is_zombie_or_gone(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status"))
         .map_or(true, |status| field(&status, "State").starts_with('Z'))
@@ -74,16 +81,21 @@ fn values<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = u64> + 'a {
     text.lines().filter_map(of_name).map(str::trim).map(kib)
 }
 
-/// Memory that the host could give away, in KiB.
+/// Memory that the host could give away, in KiB, with the free pages that each CPU keeps for
+/// itself: they are tens of MiB, and others at each look.
 ///
 /// # Panics
 /// Never on Linux.
 #[must_use]
 pub fn available_kib() -> u64 {
-    kib(field(
-        &fs::read_to_string("/proc/meminfo").unwrap(),
-        "MemAvailable",
-    ))
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    let zones = read("/proc/zoneinfo");
+    let kept = zones
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("count:"));
+    let pages: u64 = kept.map(|count| count.trim().parse::<u64>().unwrap()).sum();
+    let page_kib = rustix::param::page_size() as u64 / 1024;
+    kib(field(&read("/proc/meminfo"), "MemAvailable")) + pages * page_kib
 }
 
 /// The number in a value such as `512 kB`.

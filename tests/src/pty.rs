@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-const PATIENCE: Duration = Duration::from_secs(180);
+use crate::patience;
 
 /// A command that has a terminal.
 #[derive(Debug)]
@@ -29,6 +29,17 @@ impl Session {
     /// When that fails.
     #[must_use]
     pub fn start(words: &[&str], columns: u16, rows: u16) -> Self {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        Self::of(&command, columns, rows)
+    }
+
+    /// The same of a command and what it sets in its environment.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn of(command: &Command, columns: u16, rows: u16) -> Self {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -42,9 +53,13 @@ impl Session {
             .unwrap();
         set_size(&master, columns, rows);
         let side = || Stdio::from(terminal.try_clone().unwrap());
+        let environment = command.get_envs();
+        let environment = environment.filter_map(|(name, value)| Some((name, value?)));
         let child = Command::new("setsid")
             .arg("--ctty")
-            .args(words)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(environment)
             .stdin(side())
             .stdout(side())
             .stderr(side())
@@ -83,7 +98,7 @@ impl Session {
         while !self.screen().contains(text) {
             let ended = self.child.try_wait().unwrap();
             assert!(
-                ended.is_none() && start.elapsed() < PATIENCE,
+                ended.is_none() && start.elapsed() < patience(),
                 "no {text:?} (ended: {ended:?}): {:?}",
                 self.screen()
             );
@@ -125,7 +140,7 @@ impl Session {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "no end: {:?}", self.screen());
+            assert!(start.elapsed() < patience(), "no end: {:?}", self.screen());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -54,6 +54,12 @@ impl Registry {
         }
     }
 
+    /// Its address, with the port.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The full name of something in it, such as `a/b:1`.
     #[must_use]
     pub fn name(&self, name: &str) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::PATIENCE;
+use crate::patience;
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ impl Running {
                 return;
             }
             assert!(
-                ended.is_none() && start.elapsed() < PATIENCE,
+                ended.is_none() && start.elapsed() < patience(),
                 "no {text:?} (ended: {ended:?})\n--- stdout\n{said}\n--- stderr\n{}",
                 self.stderr.text()
             );
@@ -198,7 +198,7 @@ impl Running {
                 break status;
             }
             assert!(
-                start.elapsed() < PATIENCE,
+                start.elapsed() < patience(),
                 "it does not end\n--- stdout\n{}\n--- stderr\n{}",
                 self.said(),
                 self.stderr.text()

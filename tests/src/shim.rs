@@ -4,17 +4,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use containerd_shim_protos::api::ShutdownRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::{self, Client, Code};
 
 use crate::containerd::{NAMESPACE, Version};
-use crate::{Containerd, Running, Runtime, TestBundle, sh};
-
-/// How long a call may take before it counts as hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{Containerd, Running, Runtime, TestBundle, patience, sh};
 
 /// A request that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,12 +72,8 @@ impl<'a> Shim<'a> {
         self.log.said()
     }
 
-    /// Calls its program with an action; events are to go to containerd.
-    ///
-    /// # Panics
-    /// When there is no such program.
-    #[must_use]
-    pub fn call_program(&self, action: &str, caller: &Caller) -> Output {
+    /// Its program with an action; events are to go to containerd.
+    fn program(&self, action: &str) -> Command {
         let socket = self.containerd.socket();
         let mut command = self.containerd.program(self.runtime.shim());
         command
@@ -93,7 +85,18 @@ impl<'a> Shim<'a> {
             .arg(action)
             .env("TTRPC_ADDRESS", format!("{}.ttrpc", socket.display()))
             .env("GRPC_ADDRESS", &socket)
-            .env("NAMESPACE", NAMESPACE)
+            .env("NAMESPACE", NAMESPACE);
+        command
+    }
+
+    /// Calls its program with an action.
+    ///
+    /// # Panics
+    /// When there is no such program.
+    #[must_use]
+    pub fn call_program(&self, action: &str, caller: &Caller) -> Output {
+        let mut command = self.program(action);
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -104,6 +107,27 @@ impl<'a> Shim<'a> {
         // One that does not read it has ended before.
         let _ = child.stdin.take().unwrap().write_all(&caller.stdin);
         child.wait_with_output().unwrap()
+    }
+
+    /// Calls `start` and kills it just before its answer. Returns the address that it would have
+    /// told.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    #[must_use]
+    pub fn kill_start_before_its_answer(&self) -> String {
+        // Nobody reads, and there is no space: it waits.
+        let (_reader, full) = rustix::pipe::pipe().unwrap();
+        let size = rustix::pipe::fcntl_setpipe_size(&full, 4096).unwrap();
+        rustix::io::write(&full, &vec![0; size]).unwrap();
+        let mut command = self.program("start");
+        command.stdin(Stdio::null()).stdout(full);
+        let mut start = command.spawn().expect("the shim in PATH");
+        let told = self.bundle.path().join("address");
+        crate::wait_until("start answers", || told.exists());
+        start.kill().unwrap();
+        start.wait().unwrap();
+        std::fs::read_to_string(told).unwrap()
     }
 
     /// Starts it as this containerd does and connects to it.
@@ -170,6 +194,7 @@ pub struct Connection {
     client: Client,
     address: String,
     task: &'static str,
+    trace_parent: Option<String>,
 }
 
 impl Connection {
@@ -183,7 +208,16 @@ impl Connection {
             client: Client::connect(address).unwrap_or_else(|error| panic!("{address}: {error}")),
             address: address.to_owned(),
             task,
+            trace_parent: None,
         }
+    }
+
+    /// Makes all calls a part of somebody's trace, as containerd does when it keeps one:
+    /// `parent` is `traceparent` of W3C's Trace Context.
+    #[must_use]
+    pub fn traced(mut self, parent: &str) -> Self {
+        self.trace_parent = Some(parent.to_owned());
+        self
     }
 
     /// The socket's path.
@@ -213,10 +247,19 @@ impl Connection {
         method: &str,
         request: &Q,
     ) -> Result<A, Refusal> {
+        let metadata = self
+            .trace_parent
+            .iter()
+            .map(|parent| ttrpc::proto::KeyValue {
+                key: "traceparent".into(),
+                value: parent.clone(),
+                ..Default::default()
+            });
         let request = ttrpc::Request {
+            metadata: metadata.collect(),
             service: service.to_owned(),
             method: method.to_owned(),
-            timeout_nano: i64::try_from(PATIENCE.as_nanos()).unwrap(),
+            timeout_nano: i64::try_from(patience().as_nanos()).unwrap(),
             payload: request.write_to_bytes().unwrap(),
             ..ttrpc::Request::default()
         };

@@ -5,7 +5,7 @@
 use std::process::{Child, Command, Stdio};
 
 use nacre_tests::netns::{Namespace, add_veth};
-use nacre_tests::{TestBundle, VmRun, noise};
+use nacre_tests::{Running, TestBundle, VmRun, noise};
 
 /// A pod's namespace as a CNI plugin makes it, and the one that it talks to.
 fn wired() -> (Namespace, Namespace) {
@@ -111,6 +111,27 @@ fn a_killed_front_door_leaves_a_namespace_that_the_next_pod_can_have() {
     let output = run(&pod, &self::bundle("ping -c 1 10.7.0.1"));
     assert!(output.contains(" 0% packet loss"), "{output}");
     assert_eq!(wiring(&pod), before);
+}
+
+#[test]
+fn what_a_killed_front_door_leaves_in_a_namespace_is_collected() {
+    let (pod, _outside) = wired();
+    let before = wiring(&pod);
+    let bundle = bundle("echo up; sleep 1000");
+    let mut killed = VmRun::start(&bundle, &[&option(&pod)]);
+    killed.wait_for("up");
+    let collect = || {
+        let mut command = Command::new("vm-run");
+        command.arg("gc");
+        Running::to_the_end(command).expect_code(0).text()
+    };
+    assert_eq!(collect(), "", "it runs");
+    // With SIGKILL.
+    drop(killed);
+    pod.wait_until_taps_are_gone();
+    assert!(collect().starts_with("removed what was left of "));
+    assert_eq!(wiring(&pod), before);
+    assert_eq!(collect(), "");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use nacre_tests::cni::{
     Bridge, HOST, Networks, OUTSIDE, Outside, State, ask, assert_as_before, slide, slide_and_more,
 };
-use nacre_tests::{Clean, TestBundle, count};
+use nacre_tests::{Clean, TestBundle, count, wait_until};
 
 /// Serves on port 80, says its address and `ready`, and when its input ends, asks itself by
 /// the published port of the host.
@@ -80,6 +82,38 @@ fn pods_on_a_bridge_reach_one_another_and_the_outside_and_are_reached() {
 
     let ended = first.wait().expect_code(0);
     ended.assert_line("hairpin: hello");
+    assert_as_before(&before);
+}
+
+/// BusyBox has no server for it; that of the host runs with the host's libraries.
+#[test]
+fn a_port_of_udp_is_published() {
+    let _clean = Clean::slate();
+    let _bridge = Bridge::none_yet();
+    let networks = Networks::new().with(&slide_and_more());
+    let outside = Outside::new();
+    let published = ["--net=cni", "-p", "8053:5300/udp"];
+    let _ = networks.run(&client("true"), &published).expect_code(0);
+    let before = State::now();
+
+    let server = "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /usr/lib/x86_64-linux-gnu \
+                  /usr/bin/socat UDP-RECVFROM:5300,fork SYSTEM:'read said; echo heard $said' & \
+                  echo ready; cat >/dev/null; kill $!";
+    let usr = Path::new("/usr");
+    let bundle = TestBundle::sh(server).with_bind(usr, "/usr", &["bind", "ro"]);
+    let mut running = networks.start(&bundle, &published);
+    running.wait_for("ready");
+    let answer = |port: u16| {
+        let ask = format!("echo hello | socat -t 3 - UDP:{HOST}:{port}");
+        outside
+            .namespace()
+            .sh(&format!("{ask} 2>/dev/null || true"))
+    };
+    // What was sent before it listened is lost.
+    wait_until("it answers", || answer(8053) == "heard hello\n");
+    assert_eq!(answer(8054), "", "a port that is not published");
+    let _ = running.wait().expect_code(0);
+    assert_eq!(answer(8053), "", "its pod has ended");
     assert_as_before(&before);
 }
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use nacre_tests::cni::{Bridge, Networks, OUTSIDE, Outside, ask, slide};
+use nacre_tests::cni::{Bridge, Networks, OUTSIDE, Outside, State, ask, assert_as_before, slide};
 use nacre_tests::{Clean, Ended, Running, TestBundle, noise, sh, wait_until};
 use serde_json::{Value, json};
 
@@ -28,9 +28,18 @@ fn network(plugins: &[Value]) -> Networks {
 }
 
 fn run(plugins: &[Value], script: &str) -> Ended {
-    network(plugins)
-        .run(&pod(script), &["--net=cni"])
-        .expect_code(0)
+    run_on(&network(plugins), script)
+}
+
+/// Runs a pod, after which the host must be as before.
+fn run_on(networks: &Networks, script: &str) -> Ended {
+    let run = |script| networks.run(&pod(script), &["--net=cni"]).expect_code(0);
+    // The first one makes what stays: bridges, empty chains, the files of locks.
+    let _ = run("true");
+    let before = State::now();
+    let ended = run(script);
+    assert_as_before(&before);
+    ended
 }
 
 fn ping(address: &str) -> String {
@@ -150,7 +159,7 @@ fn a_plugin_that_hands_over_a_tap() {
     let _clean = Clean::slate();
     let networks = network(&[json!({ "type": "tap-of-test" })]).with_plugin("tap-of-test", TAP);
     let script = format!("ip -o link; {}", ping("10.30.0.1"));
-    let ended = networks.run(&pod(&script), &["--net=cni"]).expect_code(0);
+    let ended = run_on(&networks, &script);
     ended.assert_line("pinged 10.30.0.1");
     assert!(ended.text().contains(" 02:00:00:00:00:30 "), "{ended}");
     assert!(!ended.text().contains("up0"), "{ended}");

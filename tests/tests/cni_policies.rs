@@ -9,7 +9,9 @@ use nacre_tests::netns::{Namespace, veth_pair};
 use nacre_tests::{Clean, Running, TestBundle, VmRun};
 
 fn refusal(namespace: &Namespace) -> String {
-    Network::attach(&namespace.path()).unwrap_err().to_string()
+    Network::attach(&namespace.path(), 1)
+        .unwrap_err()
+        .to_string()
 }
 
 /// A namespace cannot be emptied of the legacy tables again.
@@ -61,7 +63,7 @@ fn rules_inside_of_the_namespace_are_refused() {
     // A chain that lets everything pass keeps nothing out.
     pod.sh("nft add table ip open
          nft add chain ip open c \"{ type filter hook output priority 0; policy accept; }\"");
-    Network::attach(&pod.path()).unwrap();
+    Network::attach(&pod.path(), 1).unwrap();
 
     pod.sh("iptables-legacy -A INPUT -p tcp --dport 80 -j DROP");
     let refusal = refusal(&pod);

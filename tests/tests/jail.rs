@@ -63,11 +63,9 @@ fn a_running_monitor_has_nothing_but_its_pod() {
     );
 
     assert_eq!(proc::names(&dir.join("root")), ["proc", "share"]);
-    assert_eq!(proc::names(&dir.join("root/share")), ["jailed"]);
-    assert_eq!(
-        proc::names(&dir.join("root/share/jailed")),
-        ["mounts", "rootfs"]
-    );
+    assert_eq!(proc::names(&dir.join("root/share")), [".volumes", "jailed"]);
+    assert_eq!(proc::names(&dir.join("root/share/jailed")), ["rootfs"]);
+    assert_eq!(proc::names(&dir.join("root/share/.volumes")), ["0", "1"]);
     assert_eq!(fs::read_link(dir.join("cwd")).unwrap(), Path::new("/"));
     its_mounts_are_few_and_bare(&read("mountinfo"));
     assert_eq!(proc::names(&dir.join("root/proc")), ["self"]);
@@ -109,7 +107,7 @@ fn threads_are_bound(dir: &Path) {
         assert_eq!(proc::field(&status, "Seccomp"), "2", "{name}");
         kinds.insert(name.trim_end().to_owned());
     }
-    for kind in ["nacre-vmm", "vcpu", "vsock", "fs"] {
+    for kind in ["nacre-vmm", "vcpu", "vsock", "fs", "blk"] {
         assert!(kinds.contains(kind), "no thread {kind}: {kinds:?}");
     }
 }
@@ -122,8 +120,8 @@ fn its_mounts_are_few_and_bare(table: &str) {
         "/proc/self/fd",
         "/share",
         "/share/jailed/rootfs",
-        "/share/jailed/mounts/3",
-        "/share/jailed/mounts/4",
+        "/share/.volumes/0",
+        "/share/.volumes/1",
     ];
     assert_eq!(points, BTreeSet::from(expected), "{table}");
     for mount in &mounts {
@@ -134,11 +132,7 @@ fn its_mounts_are_few_and_bare(table: &str) {
                 mount.point
             );
         }
-        let is_written = [
-            "/share/jailed/rootfs",
-            "/share/jailed/mounts/3",
-            "/proc/self/fd",
-        ];
+        let is_written = ["/share/jailed/rootfs", "/share/.volumes/0", "/proc/self/fd"];
         let mode = if is_written.contains(&mount.point) {
             "rw"
         } else {
@@ -163,7 +157,12 @@ fn its_mounts_are_few_and_bare(table: &str) {
 fn descriptors_are_of_the_pod(pid: u32) {
     const NAMELESS: &[&str] = &["anon_inode:[eventfd]", "anon_inode:[eventpoll]"];
     const NAMES: &[&str] = &["/dev/null", "/null", "/share", "/proc/self/fd"];
-    const BEGINNINGS: &[&str] = &["anon_inode:kvm-", "socket:[", "/share/jailed"];
+    const BEGINNINGS: &[&str] = &[
+        "anon_inode:kvm-",
+        "socket:[",
+        "/share/jailed",
+        "/share/.volumes",
+    ];
     let descriptors = proc::descriptors(pid);
     assert!(descriptors.len() > 10, "{descriptors:?}");
     let mut pipes = BTreeSet::new();

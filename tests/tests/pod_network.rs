@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nacre_pod::network::{Network, NetworkError, Nic};
@@ -14,12 +14,13 @@ use nacre_protocol::agent::{
 };
 use nacre_tests::netns::{Namespace, add_veth, veth_pair};
 use nacre_tests::sh;
+use nacre_vmm::client::QueuePairFds;
 
 /// Length of the virtio-net header that precedes each frame of a tap.
 const HEADER_LEN: usize = 12;
 
 fn attach(namespace: &Namespace) -> Result<(Network, Vec<Nic>), NetworkError> {
-    Network::attach(&namespace.path())
+    Network::attach(&namespace.path(), 1)
 }
 
 fn attach_one(namespace: &Namespace) -> (Network, Nic) {
@@ -36,8 +37,10 @@ fn refusal(namespace: &Namespace) -> String {
 struct Tap(File);
 
 impl Tap {
-    fn new(tap: OwnedFd) -> Self {
-        Self(tap.into())
+    /// The one of a device with one pair of queues.
+    fn new(mut pairs: Vec<QueuePairFds>) -> Self {
+        assert_eq!(pairs.len(), 1);
+        Self(pairs.remove(0).tap.into())
     }
 
     fn send(&mut self, frame: &[u8]) {
@@ -110,7 +113,6 @@ fn the_guest_gets_addresses_routes_and_neighbours_exactly() {
 
     let mut interface = nic.interface;
     assert_eq!(nic.config.mac, [0x0a, 0x58, 0x0a, 0x0a, 0, 5]);
-    assert_eq!(nic.config.mtu, 1450);
     let mut addresses = std::mem::take(&mut interface.addresses);
     // That of the MAC address.
     addresses.retain(|address| !address.address.contains("ff:fe"));
@@ -199,7 +201,7 @@ fn frames_pass_unchanged_both_ways() {
     let (left, right) = veth_pair();
     let (_left, left) = attach_one(&left);
     let (_right, right) = attach_one(&right);
-    let (mut left, mut right) = (Tap::new(left.fds.tap), Tap::new(right.fds.tap));
+    let (mut left, mut right) = (Tap::new(left.fds), Tap::new(right.fds));
 
     let vlan = [&[0xff; 6][..], &[2; 6], &[0x81, 0, 0, 42, 8, 0], &[7; 60]].concat();
     let frames = [
@@ -236,9 +238,11 @@ fn the_namespaces_own_stack_neither_hears_nor_speaks() {
     outside.sh(&format!(
         "until {neighbour} | grep -q lladdr; do sleep 0.01; done; ip neighbour flush all"
     ));
+    // Else the namespace's stack looks after a neighbour of its own, whose answer the tap gets.
+    pod.sh("ip neighbour flush all");
 
     let (network, nic) = attach_one(&pod);
-    let mut tap = Tap::new(nic.fds.tap);
+    let mut tap = Tap::new(nic.fds);
     let silence = tap.receive_within(Duration::from_secs(2));
     assert_eq!(silence, None, "nothing comes from the namespace itself");
     ask();
@@ -283,6 +287,35 @@ fn closing_leaves_the_namespace_as_it_was() {
     }
 }
 
+/// Whoever got the interface's address by DHCP renews its lease from there.
+#[test]
+fn the_namespace_has_a_copy_of_what_comes_for_a_dhcp_client_and_of_nothing_else() {
+    let (pod, outside) = veth_pair();
+    pod.sh("ip address add 10.0.0.2/24 dev eth0");
+    outside.sh("ip address add 10.0.0.1/24 dev out");
+    let before = pod.state();
+    let (client, other) = (pod.udp(68), pod.udp(9));
+    let (network, nic) = attach_one(&pod);
+    let mac: Vec<_> = nic.config.mac.map(|byte| format!("{byte:02x}")).into();
+    let mac = mac.join(":");
+    outside.sh(&format!("ip neighbour add 10.0.0.2 lladdr {mac} dev out"));
+    let mut tap = Tap::new(nic.fds);
+    let server = outside.udp(67);
+    for port in [9, 68] {
+        server.send_to(b"word", ("10.0.0.2", port)).unwrap();
+        let packet = tap.receive().unwrap();
+        assert!(packet.ends_with(b"word"), "{packet:?}");
+    }
+    let mut word = [0; 8];
+    assert_eq!(client.recv(&mut word).unwrap(), 4);
+    other.set_nonblocking(true).unwrap();
+    let error = other.recv(&mut word).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    drop((client, other));
+    network.close().unwrap();
+    assert_eq!(pod.state(), before);
+}
+
 #[test]
 fn what_a_killed_front_door_left_is_replaced_and_goes_with_the_next() {
     let (left, right) = veth_pair();
@@ -297,11 +330,27 @@ fn what_a_killed_front_door_left_is_replaced_and_goes_with_the_next() {
     }
     let (network, nic) = attach_one(&left);
     let (_right, right) = attach_one(&right);
-    let (mut tap, mut peer) = (Tap::new(nic.fds.tap), Tap::new(right.fds.tap));
+    let (mut tap, mut peer) = (Tap::new(nic.fds), Tap::new(right.fds));
     peer.send(&frame(&[1; 60]));
     assert_eq!(tap.receive(), Some(frame(&[1; 60])));
     network.close().unwrap();
     assert_eq!(left.state(), before);
+}
+
+#[test]
+fn what_a_killed_front_door_left_can_be_cleared_and_what_is_in_use_cannot() {
+    let (left, right) = veth_pair();
+    let before = left.state();
+    let (killed, nic) = attach_one(&left);
+    assert!(!Network::clear(&left.path()).unwrap(), "it is in use");
+    std::mem::forget(killed);
+    drop(nic);
+    left.wait_until_taps_are_gone();
+    assert!(Network::clear(&left.path()).unwrap());
+    assert_eq!(left.state(), before);
+    assert!(!Network::clear(&left.path()).unwrap());
+    assert!(!Network::clear(Path::new("/run/netns/nobody")).unwrap());
+    drop(right);
 }
 
 #[test]
@@ -317,7 +366,7 @@ fn a_hook_of_somebody_else_is_shared_and_stays() {
     drop(nic);
     let (network, nic) = attach_one(&left);
     let (_right, right) = attach_one(&right);
-    let (mut tap, mut peer) = (Tap::new(nic.fds.tap), Tap::new(right.fds.tap));
+    let (mut tap, mut peer) = (Tap::new(nic.fds), Tap::new(right.fds));
     let mut forbidden = frame(&[1; 60]);
     forbidden[6] = 0xee;
     peer.send(&forbidden);
@@ -337,12 +386,12 @@ fn every_interface_gets_a_tap_of_its_own() {
     let names: Vec<_> = nics.iter().map(|nic| nic.interface.name.as_str()).collect();
     assert_eq!(names, ["eth0", "net1"], "and not those that are down");
     assert_eq!(nics[1].interface.addresses, [address("10.1.0.2/24")]);
-    assert_eq!(nics[1].config.mtu, 9000);
+    assert_eq!(nics[1].interface.mtu, 9000);
 
     let (_outside, outsides) = attach(&outside).unwrap();
-    let mut taps: Vec<_> = nics.into_iter().map(|nic| Tap::new(nic.fds.tap)).collect();
+    let mut taps: Vec<_> = nics.into_iter().map(|nic| Tap::new(nic.fds)).collect();
     for (number, out) in (1..).zip(outsides) {
-        Tap::new(out.fds.tap).send(&frame(&[number; 50]));
+        Tap::new(out.fds).send(&frame(&[number; 50]));
         let tap = &mut taps[usize::from(number) - 1];
         assert_eq!(tap.receive(), Some(frame(&[number; 50])));
     }
@@ -372,13 +421,13 @@ fn a_tap_that_was_handed_over_is_the_guests_as_it_is() {
     let (network, nic) = attach_one(&pod);
     assert_eq!(nic.interface.name, "eth0");
     assert_eq!(nic.config.mac, [2, 0, 0, 0, 0, 7]);
-    assert_eq!(nic.config.mtu, 1400);
+    assert_eq!(nic.interface.mtu, 1400);
     assert_eq!(nic.interface.addresses, [address("10.0.0.2/24")]);
     let in_use = "network interface eth0 already belongs to a running pod";
     assert_eq!(refusal(&pod), in_use);
 
     let (_outside, peer) = attach_one(&outside);
-    let (mut tap, mut peer) = (Tap::new(nic.fds.tap), Tap::new(peer.fds.tap));
+    let (mut tap, mut peer) = (Tap::new(nic.fds), Tap::new(peer.fds));
     tap.send(&frame(&[1; 60]));
     assert_eq!(peer.receive(), Some(frame(&[1; 60])));
     peer.send(&frame(&[2; 60]));
@@ -391,17 +440,54 @@ fn a_tap_that_was_handed_over_is_the_guests_as_it_is() {
     attach(&pod).unwrap();
 }
 
+/// Numbers of the queues that a namespace's tap sends to.
+fn attached_queues(namespace: &Namespace, tap: &str) -> usize {
+    let queues = namespace.sh(&format!("ls -d /sys/class/net/{tap}/queues/tx-*"));
+    queues.lines().count()
+}
+
+#[test]
+fn a_pod_has_a_pair_of_queues_for_each_cpu_as_far_as_there_can_be() {
+    let (pod, _outside) = veth_pair();
+    for (cpus, pairs) in [(1, 1), (2, 2), (8, 8), (32, 8)] {
+        let before = pod.state();
+        let (network, mut nics) = Network::attach(&pod.path(), cpus).unwrap();
+        let nic = nics.remove(0);
+        assert_eq!(usize::from(nic.config.queue_pairs), pairs);
+        assert_eq!(nic.fds.len(), pairs);
+        // The guest takes the others into use.
+        assert_eq!(attached_queues(&pod, "nacre*"), 1);
+        let kept = pod.sh("cat /sys/class/net/nacre*/tx_queue_len");
+        assert_eq!(kept.trim(), (1000 / pairs).to_string());
+        network.close().unwrap();
+        assert_eq!(pod.state(), before);
+    }
+}
+
 #[test]
 fn a_tap_of_several_queues_can_be_handed_over() {
     let pod = Namespace::new();
     pod.sh("ip tuntap add eth0 mode tap multi_queue; ip link set eth0 up");
-    let (_network, nic) = attach_one(&pod);
-    assert!(
-        refusal(&pod).contains("eth0 already belongs"),
-        "{}",
-        refusal(&pod)
-    );
-    drop(nic);
+    for cpus in [1, 4] {
+        let (_network, nics) = Network::attach(&pod.path(), cpus).unwrap();
+        assert_eq!(nics[0].fds.len(), usize::from(cpus));
+        assert_eq!(attached_queues(&pod, "eth0"), 1);
+        assert!(
+            refusal(&pod).contains("eth0 already belongs"),
+            "{}",
+            refusal(&pod)
+        );
+        drop(nics);
+        pod.wait_until_no_carrier("eth0");
+    }
+}
+
+#[test]
+fn a_tap_of_one_queue_that_was_handed_over_stays_that() {
+    let (pod, _outside) = handed_over_tap();
+    let (_network, nics) = Network::attach(&pod.path(), 4).unwrap();
+    assert_eq!(nics[0].config.queue_pairs, 1);
+    assert_eq!(nics[0].fds.len(), 1);
 }
 
 #[test]
@@ -577,7 +663,7 @@ fn an_interface_without_addresses_is_taken_as_it_is() {
     let (pod, _outside) = veth_pair();
     pod.sh("ip link set eth0 mtu 600");
     let (_network, nic) = attach_one(&pod);
-    assert_eq!(nic.config.mtu, 600);
+    assert_eq!(nic.interface.mtu, 600);
     assert_eq!(nic.interface.addresses, []);
     assert_eq!(nic.interface.routes, []);
 }
@@ -674,7 +760,7 @@ fn two_interfaces_with_one_mac_are_refused() {
 
 #[test]
 fn a_path_that_is_no_network_namespace_is_refused() {
-    let refusal = |path: &str| Network::attach(path.as_ref()).unwrap_err().to_string();
+    let refusal = |path: &str| Network::attach(path.as_ref(), 1).unwrap_err().to_string();
     let missing = refusal("/run/netns/no-such-namespace");
     assert!(missing.contains("No such file"), "{missing}");
     for path in ["/etc/passwd", "/", "/dev/null", "/proc/self/ns/mnt"] {
@@ -685,7 +771,7 @@ fn a_path_that_is_no_network_namespace_is_refused() {
 
 #[test]
 fn the_hosts_own_namespace_is_refused() {
-    let refusal = Network::attach("/proc/self/ns/net".as_ref()).unwrap_err();
+    let refusal = Network::attach("/proc/self/ns/net".as_ref(), 1).unwrap_err();
     assert!(
         matches!(refusal, NetworkError::HostNamespace(_)),
         "{refusal}"

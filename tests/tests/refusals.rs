@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use nacre_tests::initramfs::Initramfs;
+use nacre_tests::loop_device::LoopDevice;
 use nacre_tests::{Clean, Ended, TestBundle, VmRun};
 use serde_json::{Value, json};
 
@@ -62,6 +63,7 @@ fn a_configuration_that_cannot_be_read_is_refused_by_its_path() {
 #[test]
 fn each_field_that_cannot_be_honoured_is_refused_by_its_name() {
     let _clean = Clean::slate();
+    let disk = LoopDevice::new(1);
     let cases: &[(&str, Value, &str)] = &[
         (
             "/ociVersion",
@@ -91,8 +93,8 @@ fn each_field_that_cannot_be_honoured_is_refused_by_its_name() {
         ("/root/path", json!("/proc"), "root.path"),
         (
             "/hooks/prestart",
-            json!([{ "path": "/bin/true" }]),
-            "hooks.prestart",
+            json!([{ "path": "true" }]),
+            "hooks.prestart[0].path",
         ),
         ("/windows", json!({ "layerFolders": ["x"] }), "windows"),
         (
@@ -117,8 +119,18 @@ fn each_field_that_cannot_be_honoured_is_refused_by_its_name() {
         ),
         (
             "/mounts/-",
-            json!({ "destination": "/a", "type": "ext4", "source": "/dev/vda" }),
+            json!({ "destination": "/a", "type": "xfs", "source": "/dev/vda" }),
             "mounts[3].type",
+        ),
+        (
+            "/mounts/-",
+            json!({ "destination": "/a", "type": "ext4", "source": "/dev/null" }),
+            "mounts[3].source: /dev/null: is no block device",
+        ),
+        (
+            "/linux/devices",
+            json!([disk.listed("/dev/xvda")]),
+            "linux.devices[0]: \"/dev/xvda\": no rule of linux.resources.devices",
         ),
         (
             "/mounts/2/options",
@@ -152,12 +164,12 @@ fn each_field_that_cannot_be_honoured_is_refused_by_its_name() {
         ),
         (
             "/linux/devices",
-            json!([{ "path": "/dev/sda", "type": "b", "major": 8, "minor": 0 }]),
-            "linux.devices[0]",
+            json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]),
+            "linux.devices[0]: \"/dev/kvm\": names a device of the host",
         ),
         (
             "/linux/resources",
-            json!({ "cpu": { "cpus": "0" } }),
+            json!({ "cpu": { "cpus": "zero" } }),
             "linux.resources.cpu.cpus",
         ),
         ("/linux/cgroupsPath", json!("a:b:c"), "linux.cgroupsPath"),

@@ -128,7 +128,7 @@ fn logger(setting: &mut Setting) {
 }
 
 fn attach(setting: &mut Setting) {
-    let containerd = &*setting.containerd;
+    let containerd = setting.containerd;
     let task = Task::of(containerd, new_id());
     let mut command = containerd.ctr(&["run", "--runtime", setting.runtime.name()]);
     command.args([image::BUSYBOX, task.id(), "cat"]);

@@ -2,7 +2,9 @@
 //! that the pod outlives each of them.
 
 use nacre_tests::crictl::{Container, Pids, Pod};
+use nacre_tests::loop_device::LoopDevice;
 use nacre_tests::{count, sh, wait_until};
+use serde_json::{Value, json};
 
 use crate::setting::{PODS, Setting, Test};
 
@@ -16,6 +18,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "containers_of_a_pod_share_processes_when_it_asks",
         places: PODS,
         check: shared_processes,
+    },
+    Test {
+        name: "block_devices_come_and_go_with_the_containers_of_a_pod",
+        places: PODS,
+        check: block_devices,
     },
     Test {
         name: "pods_in_parallel_leave_nothing",
@@ -136,8 +143,51 @@ fn shared_processes(setting: &mut Setting) {
     pod.remove();
 }
 
+/// As the kubelet hands over a volume of `volumeMode: Block`.
+fn block_devices(setting: &mut Setting) {
+    let device = LoopDevice::new(4);
+    device.write(0, b"of the host!");
+    let given = |permissions: &str| -> Value {
+        json!({ "host_path": device.node(), "container_path": "/dev/volume",
+            "permissions": permissions })
+    };
+    let pod = Pod::run(setting.containerd, setting.runtime, Pids::Private);
+    let none = pod.start(WAITS, Pids::Private);
+    let writer = pod.start_with_device(WAITS, Pids::Private, &given("rwm"));
+    let reader = pod.start_with_device(WAITS, Pids::Private, &given("r"));
+    let opened = || device.opened_by_monitors();
+    let with_pod = usize::from(setting.runtime.is_nacre());
+    assert_eq!(opened(), with_pod);
+
+    let read = "head -c 12 /dev/volume";
+    let write = "echo of the guest | dd of=/dev/volume conv=notrunc,fsync 2>/dev/null";
+    assert_eq!(none.sh("ls /dev | grep -c volume || true"), "0");
+    assert_eq!(reader.sh(read), "of the host!");
+    assert_ne!(reader.exec(&["sh", "-c", write]).code(), 0);
+    let _ = writer.sh(write);
+    assert_eq!(device.read(0, 12), b"of the guest");
+    assert_eq!(reader.sh(read), "of the guest");
+    // With the limits, the caller sends the rules of devices as they are on the host.
+    let more = (48 << 20).to_string();
+    let _ = reader.crictl(&["update", "--memory", &more]);
+    assert_eq!(reader.sh(read), "of the guest");
+
+    // The last that has it takes it along, and the next finds what was left.
+    writer.remove();
+    assert_eq!(opened(), with_pod);
+    assert_eq!(reader.sh(read), "of the guest");
+    reader.remove();
+    assert_eq!(opened(), 0);
+    device.write(0, b"of the host!");
+    let again = pod.start_with_device(WAITS, Pids::Private, &given("rwm"));
+    assert_eq!(opened(), with_pod);
+    assert_eq!(again.sh(read), "of the host!");
+    pod.remove();
+    assert_eq!(opened(), 0);
+}
+
 fn in_parallel(setting: &mut Setting) {
-    let (containerd, runtime) = (&*setting.containerd, setting.runtime);
+    let (containerd, runtime) = (setting.containerd, setting.runtime);
     let (pods, containers, rounds) = count((2, 2, 1), (20, 3, 5));
     for _ in 0..rounds {
         std::thread::scope(|scope| {
