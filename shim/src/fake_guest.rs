@@ -32,8 +32,10 @@ pub(crate) struct FakeGuest {
     fail: Mutex<Option<Failure>>,
     /// Answers signals and does nothing, and deletes nothing.
     lies: AtomicBool,
-    /// Held while `start` and `boot` are to last.
+    /// Held while `start`, `exec` and `boot` are to last.
     pub(crate) slow: tokio::sync::Mutex<()>,
+    /// Held while `end` is to last.
+    pub(crate) slow_end: tokio::sync::Mutex<()>,
     /// How many further processes each container has.
     pub(crate) crowd: AtomicU32,
     /// Processes killed for want of memory.
@@ -145,6 +147,7 @@ impl Guest for FakeGuest {
 
     async fn end(&self) {
         self.calls.lock().unwrap().push("end".to_owned());
+        let _slow = self.slow_end.lock().await;
         self.lose();
     }
 
@@ -175,6 +178,7 @@ impl Guest for FakeGuest {
         spec: &[u8],
         _: Stdio,
     ) -> Result<Box<dyn Output>, Failure> {
+        let _slow = self.slow.lock().await;
         let spec = String::from_utf8_lossy(spec);
         self.call(format!("exec {} {spec}", process.exec))?;
         Ok(self.add(process))

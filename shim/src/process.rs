@@ -217,6 +217,26 @@ impl Process {
         )))
     }
 
+    /// Ends it for those who wait, if it was never started: from here on it cannot be.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when a start has begun.
+    pub(crate) fn end_unstarted(&self) -> Result<(), Failure> {
+        self.stage.send_if_modified(|stage| {
+            let created = *stage == Stage::Created;
+            if created {
+                *stage = Stage::Stopped(Exit::never_ran());
+            }
+            created
+        });
+        match self.stage() {
+            Stage::Stopped(_) => Ok(()),
+            _ => Err(Failure::failed_precondition(
+                "cannot delete a running process",
+            )),
+        }
+    }
+
     /// Moves on, unless it has ended.
     pub(crate) fn enter(&self, new: Stage) {
         self.stage.send_if_modified(|stage| {

@@ -54,6 +54,8 @@ enum Phase {
     Created,
     Starting,
     Running,
+    /// Its caller wants it to end.
+    Stopping,
     Stopped(Exit),
 }
 
@@ -104,6 +106,22 @@ impl Sandbox {
             }
             there
         })
+    }
+
+    /// Its end was asked for: whatever brings it is no failure.
+    fn stopping(&self) {
+        self.0.phase.send_if_modified(|phase| {
+            let alive = !matches!(phase, Phase::Stopping | Phase::Stopped(_));
+            if alive {
+                *phase = Phase::Stopping;
+            }
+            alive
+        });
+    }
+
+    /// It was lost, unless its end was asked for.
+    fn lost(&self) {
+        self.step(Phase::Running, Phase::Stopped(Exit::killed()));
     }
 
     /// It has ended, unless it had before.
@@ -161,7 +179,7 @@ impl Sandbox {
         let sandbox = self.clone();
         tokio::spawn(async move {
             sandbox.0.guest.gone().await;
-            sandbox.stopped(Exit::killed());
+            sandbox.lost();
         });
         Ok((pid, self.created_at()))
     }
@@ -173,9 +191,14 @@ impl Sandbox {
     /// Ends the pod and all that is in it.
     pub(crate) async fn stop(&self, id: &str) -> Result<(), Failure> {
         self.phase(id)?;
-        self.stopped(Exit::now(0));
-        self.0.guest.end().await;
+        self.end().await;
         Ok(())
+    }
+
+    async fn end(&self) {
+        self.stopping();
+        self.0.guest.end().await;
+        self.stopped(Exit::now(0));
     }
 
     /// Waits for the pod's end.
@@ -217,7 +240,9 @@ impl Sandbox {
     /// Whether the sandbox lives.
     pub(crate) fn ping(&self, id: &str) -> Result<(), Failure> {
         match self.phase(id)? {
-            Phase::Stopped(_) => Err(Failure::unavailable(format!("sandbox {id:?} has stopped"))),
+            Phase::Stopping | Phase::Stopped(_) => {
+                Err(Failure::unavailable(format!("sandbox {id:?} has stopped")))
+            }
             _ => Ok(()),
         }
     }
@@ -239,7 +264,7 @@ impl Sandbox {
 
     /// Ends the pod, whatever is in it, and then the shim.
     pub(crate) async fn shutdown(&self) {
-        self.stopped(Exit::now(0));
+        self.end().await;
         self.0.lifetime.end(&*self.0.guest).await;
     }
 }

@@ -139,6 +139,24 @@ async fn stop_may_be_called_at_any_time_and_again() {
 }
 
 #[tokio::test]
+async fn a_wait_is_answered_when_the_pod_has_ended_and_not_before() {
+    let shim = Shim::running().await;
+    let slow = shim.guest.slow_end.lock().await;
+    let (stops, waits) = (shim.sandbox.clone(), shim.sandbox.clone());
+    let stop = tokio::spawn(async move { stops.stop("pod").await });
+    let wait = tokio::spawn(async move { waits.wait("pod").await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!wait.is_finished());
+    assert_eq!(shim.state(), "SANDBOX_NOTREADY");
+    assert_eq!(code(shim.sandbox.ping("pod")), Code::UNAVAILABLE);
+    drop(slow);
+    stop.await.unwrap().unwrap();
+    assert_eq!(wait.await.unwrap().unwrap().status, 0);
+}
+
+#[tokio::test]
 async fn a_sandbox_that_does_not_boot_has_stopped() {
     let shim = Shim::created();
     shim.guest.fail_next(Failure::internal("no KVM"));

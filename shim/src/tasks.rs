@@ -368,6 +368,9 @@ impl Tasks {
     /// Deletes a process that does not run, and with the first one its container.
     pub(crate) async fn delete(&self, id: &str, exec: &str) -> Result<Deleted, Failure> {
         let (container, process) = self.find(id, exec)?;
+        if !exec.is_empty() {
+            process.not_starting().await;
+        }
         if matches!(process.stage(), Stage::Starting | Stage::Running) {
             return Err(Failure::failed_precondition(match container.frozen() {
                 Frozen::No => "cannot delete a running process",
@@ -469,6 +472,7 @@ impl Tasks {
         process: &Process,
     ) -> Result<Deleted, Failure> {
         let exit = process.exit();
+        process.end_unstarted()?;
         if process.guest_pid() != 0 {
             match self.guest().delete_exec(container.name(process)).await {
                 Err(failure)
@@ -522,14 +526,19 @@ impl Tasks {
             return Err(Failure::invalid_argument(message));
         }
         let finished = || Failure::not_found("process already finished");
+        if !exec.is_empty() {
+            process.not_starting().await;
+        }
         match process.stage() {
             Stage::Stopped(_) => return Err(finished()),
-            Stage::Created | Stage::Starting if !exec.is_empty() => {
+            Stage::Created if !exec.is_empty() => {
                 return Err(Failure::failed_precondition("the process is not started"));
             }
             _ => {}
         }
         let name = container.name(&process);
+        // All of a container is meant by its first process only.
+        let all = all && exec.is_empty();
         let sent = self.guest().signal(name, signal, all).await;
         if signal == KILL {
             // Who kills is answered at once.

@@ -533,7 +533,12 @@ async fn a_further_process_that_never_ran_can_be_deleted() {
         code(shim.tasks.kill("c", "e", 9, false).await),
         Code::FAILED_PRECONDITION
     );
+    let tasks = shim.tasks.clone();
+    let wait = tokio::spawn(async move { tasks.wait("c", "e").await });
+    tokio::task::yield_now().await;
     assert_eq!(shim.tasks.delete("c", "e").await.unwrap().exit, None);
+    // Nor who had waited before.
+    assert_eq!(wait.await.unwrap().unwrap().status, 255);
 
     shim.exec("f").unwrap();
     let wrong = Failure::invalid_argument("exec: \"x\": no such file");
@@ -547,6 +552,33 @@ async fn a_further_process_that_never_ran_can_be_deleted() {
         !calls.iter().any(|call| call.starts_with("delete")),
         "{calls:?}"
     );
+}
+
+#[tokio::test]
+async fn a_signal_for_a_process_that_is_starting_comes_after_the_start() {
+    let shim = Shim::running().await;
+    shim.exec("e").unwrap();
+    let slow = shim.guest.slow.lock().await;
+    let (starts, kills, deletes) = (shim.tasks.clone(), shim.tasks.clone(), shim.tasks.clone());
+    let start = tokio::spawn(async move { starts.start("c", "e").await });
+    tokio::task::yield_now().await;
+    let kill = tokio::spawn(async move { kills.kill("c", "e", 2, true).await });
+    let delete = tokio::spawn(async move { deletes.delete("c", "e").await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!kill.is_finished() && !delete.is_finished());
+    drop(slow);
+    start.await.unwrap().unwrap();
+    kill.await.unwrap().unwrap();
+    assert_eq!(
+        code(delete.await.unwrap()),
+        Code::FAILED_PRECONDITION,
+        "it runs now"
+    );
+    // It is for this process, whatever was said of the others.
+    let calls = shim.guest.calls();
+    assert!(calls.contains(&"signal 2 false e".to_owned()), "{calls:?}");
 }
 
 #[tokio::test]

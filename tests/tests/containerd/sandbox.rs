@@ -15,14 +15,21 @@ use nacre_tests::ctr::new_id;
 use nacre_tests::proc;
 use nacre_tests::shim::{Connection, Refusal, Shim};
 
-use crate::calls::{Calls, Table};
-use crate::setting::{NACRE, Setting, Test};
+use crate::calls::{Calls, Table, waiting};
+use crate::setting::{NACRE, ONE_SHIM, Setting, Test};
 
-pub(crate) const TESTS: &[Test] = &[Test {
-    name: "each_call_of_the_sandbox_api_answers_as_it_says",
-    places: NACRE,
-    check: each_call,
-}];
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "each_call_of_the_sandbox_api_answers_as_it_says",
+        places: NACRE,
+        check: each_call,
+    },
+    Test {
+        name: "calls_of_the_sandbox_api_during_its_stop_come_back",
+        places: ONE_SHIM,
+        check: during_the_stop,
+    },
+];
 
 /// The calls for one sandbox.
 struct Sandbox<'a> {
@@ -133,16 +140,61 @@ impl Sandbox<'_> {
     }
 }
 
+impl<'a> Sandbox<'a> {
+    fn of(calls: &'a Calls) -> Self {
+        Self {
+            connection: &calls.connection,
+            id: calls.id.clone(),
+            bundle: calls.bundle.clone(),
+        }
+    }
+}
+
+/// Every call at once with the stop: none may hang, whatever it answers.
+fn during_the_stop(setting: &mut Setting) {
+    let id = new_id();
+    let shim = Shim::new(setting.containerd, setting.runtime, waiting(), &id);
+    let calls = Calls::new(&shim, &id);
+    let sandbox = Sandbox::of(&calls);
+    sandbox.create().unwrap();
+    sandbox.start().unwrap();
+    let container = Calls {
+        id: "in-it".into(),
+        ..calls.clone()
+    };
+    container.create().unwrap();
+    container.start("").unwrap();
+    std::thread::scope(|scope| {
+        let others: [fn(&Sandbox, &Calls); 10] = [
+            |sandbox, _| drop(sandbox.create()),
+            |sandbox, _| drop(sandbox.start()),
+            |sandbox, _| drop(sandbox.platform()),
+            |sandbox, _| drop(sandbox.status()),
+            |sandbox, _| drop(sandbox.ping()),
+            |sandbox, _| drop(sandbox.metrics()),
+            |sandbox, _| drop(sandbox.stop().unwrap()),
+            |sandbox, _| drop(sandbox.wait().unwrap()),
+            |_, container| drop(container.kill("", 9, true)),
+            |_, container| drop(container.wait("").unwrap()),
+        ];
+        for other in others {
+            let (sandbox, container) = (&sandbox, &container);
+            scope.spawn(move || (0..4).for_each(|_| other(sandbox, container)));
+        }
+    });
+    assert_eq!(sandbox.wait().unwrap().exit_status, 0);
+    assert!(proc::named("nacre-vmm").is_empty());
+    assert_eq!(container.delete("").unwrap().exit_status, 137);
+    sandbox.shut_down().unwrap();
+    shim.wait_until_gone(&calls.connection);
+}
+
 fn each_call(setting: &mut Setting) {
     let id = new_id();
     let bundle = TestBundle::sh("exit 4");
     let shim = Shim::new(setting.containerd, setting.runtime, bundle, &id);
     let calls = Calls::new(&shim, &id);
-    let sandbox = Sandbox {
-        connection: &calls.connection,
-        id,
-        bundle: calls.bundle.clone(),
-    };
+    let sandbox = Sandbox::of(&calls);
     let mut table = Table::new(false);
     unknown(&sandbox, &mut table);
     created(&sandbox, &mut table);

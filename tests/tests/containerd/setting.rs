@@ -40,6 +40,9 @@ pub(crate) const POD_KINDS: &[(Version, Runtime)] =
 /// For what runc has no part in, such as a monitor, or does not promise.
 pub(crate) const NACRE: &[(Version, Runtime)] = &[(One, Nacre), (Two, Nacre)];
 
+/// The same where the shim is called without containerd.
+pub(crate) const ONE_SHIM: &[(Version, Runtime)] = &[(One, Nacre)];
+
 /// The same for pods.
 pub(crate) const NACRE_PODS: &[(Version, Runtime)] =
     &[(One, Nacre), (Two, Nacre), (Two, NacreSandbox)];

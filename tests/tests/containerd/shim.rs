@@ -86,11 +86,9 @@ fn unanswered(setting: &mut Setting) {
     wait_until("nothing is left of it", || {
         proc::named("containerd-shim").is_empty() && !Path::new(socket).exists()
     });
-    assert!(
-        shim.log().contains("without handing over"),
-        "{}",
-        shim.log()
-    );
+    wait_until("its log says why", || {
+        shim.log().contains("without handing over")
+    });
 }
 
 /// As containerd 2.3 asks.
@@ -362,8 +360,19 @@ fn during_a_kill(setting: &mut Setting) {
     calls.create().unwrap();
     calls.start("").unwrap();
     std::thread::scope(|scope| {
-        let others: [fn(&Calls); 8] = [
+        let others: [fn(&Calls); 13] = [
             |calls| drop(calls.state("")),
+            |calls| drop(calls.connect()),
+            |calls| drop(calls.start("")),
+            |calls| drop(calls.resize("")),
+            |calls| drop(calls.close_input("")),
+            |calls| {
+                drop(
+                    calls
+                        .kill("during", 9, false)
+                        .and_then(|_| calls.delete("during")),
+                )
+            },
             |calls| drop(calls.stats()),
             |calls| drop(calls.pids()),
             |calls| drop(calls.pause().and_then(|_| calls.resume())),
