@@ -76,8 +76,11 @@ pub(crate) fn run(cli: &Cli) -> Result<(), StartError> {
 fn tell(request: &Request, bundle: &Path, address: &str) -> Result<(), StartError> {
     bundle_files::write(&bundle.join(bundle_files::ADDRESS), address.as_bytes())
         .map_err(StartError::system("write the bundle's file \"address\""))?;
-    io::stdout()
+    let mut stdout = io::stdout();
+    stdout
         .write_all(&request.form.answer(address))
+        // An answer without a line's end would wait for this program's.
+        .and_then(|()| stdout.flush())
         .map_err(StartError::system("answer"))
 }
 

@@ -223,6 +223,19 @@ impl<'a> Pod<'a> {
         Running::to_the_end(crictl(self.containerd, &["stopp", &self.id]))
     }
 
+    /// Removes it after its shim or its monitor was killed, as the kubelet does it: by trying again.
+    /// containerd knows of the pod's end first, and of its containers' a moment later.
+    pub fn remove_lost(self) {
+        let tried = |words: &[&str]| Running::to_the_end(crictl(self.containerd, words));
+        wait_until("the pod is known to have ended", || {
+            let asked = tried(&["inspectp", "--output", "json", &self.id]);
+            asked.code() == 0 && asked.text().contains("SANDBOX_NOTREADY")
+        });
+        wait_until("it is removed", || {
+            self.stop().code() == 0 && tried(&["rmp", &self.id]).code() == 0
+        });
+    }
+
     /// Stops it and removes it with all that is in it.
     pub fn remove(self) {
         let _ = self.stop().expect_code(0);

@@ -112,10 +112,7 @@ fn cut_off(setting: &mut Setting) {
         // One that is killed a moment later is a pod that has started and ended.
         if ended.code() == 0 {
             let pod = start.pod(&ended);
-            nacre_tests::wait_until("the pod is known to have ended", || {
-                pod.state() == "SANDBOX_NOTREADY"
-            });
-            pod.remove();
+            pod.remove_lost();
         }
     }
 }
@@ -153,10 +150,7 @@ fn cut_off_calls(setting: &mut Setting) {
             ended.code() != 0 || !matches!(call, Call::Exec),
             "{victim}: {ended}"
         );
-        nacre_tests::wait_until("the pod is known to have ended", || {
-            pod.state() == "SANDBOX_NOTREADY"
-        });
-        pod.remove();
+        pod.remove_lost();
     }
 }
 
