@@ -480,6 +480,13 @@ impl Container<'_> {
         (status["state"].as_str().expect("a state").to_owned(), code)
     }
 
+    /// Why it has ended, in CRI's words; empty before that.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let status = &inspect(self.containerd, "inspect", &self.id)["status"];
+        status["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Waits for its end; returns its exit code.
     #[must_use]
     pub fn wait(&self) -> i64 {

@@ -29,6 +29,11 @@ pub(crate) const TESTS: &[Test] = &[
         check: logger,
     },
     Test {
+        name: "a_further_process_loses_no_output_whoever_takes_it",
+        places: ONE_VERSION,
+        check: output_of_an_exec,
+    },
+    Test {
         name: "who_attaches_again_goes_on_where_it_was",
         places: ONE_VERSION,
         check: attach,
@@ -125,6 +130,28 @@ fn logger(setting: &mut Setting) {
     let who = fs::read_to_string(dir.join("who")).unwrap();
     assert_eq!(who, format!("{NAMESPACE} {}\n", task.id()));
     fs::remove_dir_all(dir).unwrap();
+}
+
+/// A burst just before the end, to the caller and to a file.
+fn output_of_an_exec(setting: &mut Setting) {
+    let options = ["--null-io"];
+    let task = Task::start(
+        setting.containerd,
+        setting.runtime,
+        &options,
+        &["sleep", "1000"],
+    );
+    let script = ["sh", "-c", "cat /noise; exit 6"];
+    let ended = task.exec(&script).expect_code(6);
+    assert!(ended.stdout == noise(NOISE), "other bytes");
+
+    let log = setting.containerd.dir().join("exec.log");
+    let uri = format!("file://{}", log.display());
+    let logged = task.exec_command(&["--log-uri", &uri], &script);
+    let _ = Running::to_the_end(logged).expect_code(6);
+    assert!(fs::read(&log).unwrap() == noise(NOISE), "other bytes");
+    fs::remove_file(log).unwrap();
+    task.remove();
 }
 
 fn attach(setting: &mut Setting) {

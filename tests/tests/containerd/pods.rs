@@ -6,7 +6,7 @@ use nacre_tests::loop_device::LoopDevice;
 use nacre_tests::{count, sh, wait_until};
 use serde_json::{Value, json};
 
-use crate::setting::{PODS, Setting, Test};
+use crate::setting::{POD_KINDS, PODS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -18,6 +18,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "containers_of_a_pod_share_processes_when_it_asks",
         places: PODS,
         check: shared_processes,
+    },
+    Test {
+        name: "a_container_out_of_memory_leaves_its_neighbours_alone",
+        places: POD_KINDS,
+        check: out_of_memory,
     },
     Test {
         name: "block_devices_come_and_go_with_the_containers_of_a_pod",
@@ -140,6 +145,20 @@ fn shared_processes(setting: &mut Setting) {
     let seen = one.sh("ps -o args");
     assert!(!seen.contains("sleep 98765"), "{seen}");
     assert_eq!(one.state().0, "CONTAINER_RUNNING");
+    pod.remove();
+}
+
+fn out_of_memory(setting: &mut Setting) {
+    let pod = Pod::run(setting.containerd, setting.runtime, Pids::Private);
+    let neighbour = pod.start("echo here >/tmp/note; exec sleep 1000", Pids::Private);
+    let hog = pod.start_changed("exec tail /dev/zero", Pids::Private, |config| {
+        config["linux"]["resources"] = json!({ "memory_limit_in_bytes": 48 << 20 });
+    });
+    assert_eq!(hog.wait(), 137);
+    wait_until("the reason is known", || hog.reason() == "OOMKilled");
+    assert_eq!(neighbour.state().0, "CONTAINER_RUNNING");
+    assert_eq!(neighbour.sh("cat /tmp/note"), "here");
+    assert_eq!(pod.state(), "SANDBOX_READY");
     pod.remove();
 }
 

@@ -411,6 +411,9 @@ fn many_execs(setting: &mut Setting) {
     let calls = Calls::new(&shim, &id);
     calls.create().unwrap();
     calls.start("").unwrap();
+    if setting.runtime.is_nacre() {
+        needs_no_process_of_the_host(&calls);
+    }
     let pid = calls.connect().unwrap().shim_pid;
     let mut before = None;
     for number in 0..count(50, 1000) {
@@ -437,4 +440,19 @@ fn many_execs(setting: &mut Setting) {
     assert_eq!(calls.wait("").unwrap().exit_status, 137);
     calls.delete("").unwrap();
     shim.shut_down(&calls.connection);
+}
+
+fn needs_no_process_of_the_host(calls: &Calls) {
+    let of_users = || {
+        let mut all = proc::all();
+        all.retain(|pid| !proc::is_kernels(*pid));
+        all
+    };
+    let before = of_users();
+    calls.exec("idle", "exec sleep 1000").unwrap();
+    calls.start("idle").unwrap();
+    wait_until("no process has come", || of_users() == before);
+    calls.kill("idle", 9, false).unwrap();
+    assert_eq!(calls.wait("idle").unwrap().exit_status, 137);
+    calls.delete("idle").unwrap();
 }
