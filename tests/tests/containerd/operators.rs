@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::calls::{Calls, waiting};
 use crate::faults::only;
-use crate::setting::{NACRE, NACRE_PODS, Setting, Test};
+use crate::setting::{NACRE_ONCE, NACRE_PODS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "operators_are_told_in_time_of_a_pod_that_hangs",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: hanging,
     },
     Test {
@@ -36,7 +36,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "operators_see_a_start_as_a_part_of_its_caller_s_trace",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: tracing,
     },
 ];

@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "containers_of_a_pod_share_processes_when_it_asks",
-        places: PODS,
+        places: POD_KINDS,
         check: shared_processes,
     },
     Test {
@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "block_devices_come_and_go_with_the_containers_of_a_pod",
-        places: PODS,
+        places: POD_KINDS,
         check: block_devices,
     },
     Test {

@@ -8,7 +8,7 @@ use std::process::Command;
 use nacre_tests::crictl::{Container, Pids, Pod};
 use nacre_tests::{Ended, Running, sh, wait_until};
 
-use crate::setting::{NACRE, PODS, Setting, Test};
+use crate::setting::{NACRE_ONCE, POD_KINDS, PODS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -18,12 +18,12 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "nothing_but_localhost_is_forwarded",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: only_localhost,
     },
     Test {
         name: "a_forwarded_connection_ends_with_its_pod",
-        places: PODS,
+        places: POD_KINDS,
         check: ends_with_its_pod,
     },
 ];

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::faults::only;
 use crate::operators::Samples;
-use crate::setting::{NACRE, NACRE_PODS, PODS, Setting, Test};
+use crate::setting::{NACRE_ONCE, NACRE_PODS, POD_KINDS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "an_update_is_seen_in_the_running_container",
-        places: PODS,
+        places: POD_KINDS,
         check: update,
     },
     Test {
@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "memory_that_a_container_freed_goes_back_to_the_host",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: freed_memory,
     },
 ];

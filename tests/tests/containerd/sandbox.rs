@@ -16,7 +16,7 @@ use nacre_tests::proc;
 use nacre_tests::shim::{Connection, Refusal, Shim};
 
 use crate::calls::{Calls, Table, waiting};
-use crate::setting::{NACRE, ONE_SHIM, Setting, Test};
+use crate::setting::{NACRE, NACRE_ONCE, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "calls_of_the_sandbox_api_during_its_stop_come_back",
-        places: ONE_SHIM,
+        places: NACRE_ONCE,
         check: during_the_stop,
     },
 ];

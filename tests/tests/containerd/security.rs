@@ -9,7 +9,7 @@ use nacre_tests::crictl::{Container, Pids, Pod, PodStart};
 use nacre_tests::loop_device::LoopDevice;
 use serde_json::{Value, json};
 
-use crate::setting::{NACRE_POD_KINDS, POD_KINDS, Setting, Test};
+use crate::setting::{NACRE_PODS, POD_KINDS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -20,12 +20,12 @@ pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "a_privileged_container_has_no_more_than_its_kernel",
         // runc's takes options off the host's own cgroup mount.
-        places: NACRE_POD_KINDS,
+        places: NACRE_PODS,
         check: privileged,
     },
     Test {
         name: "namespaces_of_the_host_are_refused_by_the_field",
-        places: NACRE_POD_KINDS,
+        places: NACRE_PODS,
         check: of_the_host,
     },
 ];

@@ -40,15 +40,11 @@ pub(crate) const POD_KINDS: &[(Version, Runtime)] =
 /// For what runc has no part in, such as a monitor, or does not promise.
 pub(crate) const NACRE: &[(Version, Runtime)] = &[(One, Nacre), (Two, Nacre)];
 
-/// The same where the shim is called without containerd.
-pub(crate) const ONE_SHIM: &[(Version, Runtime)] = &[(One, Nacre)];
-
-/// The same for pods.
-pub(crate) const NACRE_PODS: &[(Version, Runtime)] =
-    &[(One, Nacre), (Two, Nacre), (Two, NacreSandbox)];
-
 /// The same where containerd's version does not count.
-pub(crate) const NACRE_POD_KINDS: &[(Version, Runtime)] = &[(One, Nacre), (Two, NacreSandbox)];
+pub(crate) const NACRE_ONCE: &[(Version, Runtime)] = &[(One, Nacre)];
+
+/// The same for pods: what makes the pod counts.
+pub(crate) const NACRE_PODS: &[(Version, Runtime)] = &[(One, Nacre), (Two, NacreSandbox)];
 
 /// That runc does what a test asks of Nacre need not be shown at each change.
 fn is_due(runtime: Runtime) -> bool {

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::calls::waiting;
-use crate::setting::{NACRE, NACRE_POD_KINDS, NACRE_PODS, PODS, Setting, Test};
+use crate::setting::{NACRE_ONCE, NACRE_PODS, POD_KINDS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -26,27 +26,27 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Test {
         name: "a_call_that_loses_its_shim_or_monitor_fails_and_leaves_nothing",
-        places: NACRE_POD_KINDS,
+        places: NACRE_PODS,
         check: cut_off_calls,
     },
     Test {
         name: "a_guest_that_is_lost_while_it_starts_says_why",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: lost_guests,
     },
     Test {
         name: "a_pod_without_memory_on_its_host_ends_with_its_monitor",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: short_of_memory,
     },
     Test {
         name: "a_full_disk_under_the_bundle_is_an_error_and_leaves_nothing",
-        places: NACRE,
+        places: NACRE_ONCE,
         check: full_bundle,
     },
     Test {
         name: "a_network_plugin_that_fails_is_told_and_asked_again",
-        places: PODS,
+        places: POD_KINDS,
         check: failing_plugin,
     },
 ];

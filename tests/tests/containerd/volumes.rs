@@ -4,11 +4,11 @@ use nacre_tests::crictl::{Pids, Pod};
 use nacre_tests::kubelet::Volume;
 use nacre_tests::wait_until;
 
-use crate::setting::{PODS, Setting, Test};
+use crate::setting::{POD_KINDS, Setting, Test};
 
 pub(crate) const TESTS: &[Test] = &[Test {
     name: "renewed_volumes_reach_all_containers_of_a_pod",
-    places: PODS,
+    places: POD_KINDS,
     check: renewed,
 }];
 
