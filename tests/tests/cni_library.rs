@@ -81,7 +81,6 @@ fn what_belongs_to_no_valid_attachment_is_collected() {
     runtime.cni.add(&network, &gone).unwrap();
 
     runtime.cni.gc(&network, || vec![keeps.id.clone()]).unwrap();
-    drop(stale);
     let left = runtime.cni.attachments().unwrap();
     assert_eq!(left.len(), 1, "{left:?}");
     assert_eq!(left[0].id, keeps.id);
