@@ -44,7 +44,7 @@ impl<'a> Node<'a> {
             before: fs::read_to_string(configuration(containerd)).unwrap(),
             files,
         };
-        let bare = without_nacre(&node.before);
+        let bare = without_runtimes(&node.before);
         containerd.away_for(|| fs::write(configuration(containerd), bare).unwrap());
         node
     }
@@ -102,12 +102,12 @@ fn configuration(containerd: &Containerd) -> PathBuf {
     containerd.dir().join("config.toml")
 }
 
-/// A configuration without the tables of Nacre's handlers.
-fn without_nacre(text: &str) -> String {
+/// A configuration without the tables of runtimes: runc is the one that there is then.
+fn without_runtimes(text: &str) -> String {
     let mut ours = false;
     let kept = text.lines().filter(|line| {
         if line.starts_with('[') {
-            ours = line.contains("runtimes.nacre");
+            ours = line.contains("containerd.runtimes.");
         }
         !ours
     });
@@ -133,6 +133,8 @@ fn installed_node(setting: &mut Setting) {
     let rest = written.strip_prefix(&bare).expect("what was there before");
     let is_sandboxed = rest.contains("sandboxer");
     assert_eq!(is_sandboxed, containerd.version() == Version::Two, "{rest}");
+    let names_runc = rest.contains("runtimes.runc]");
+    assert_eq!(names_runc, containerd.version() == Version::One, "{rest}");
     assert_eq!(fs::read_to_string("/etc/nacre/nacre.toml").unwrap(), own);
 
     let pod = Pod::run(containerd, Runtime::Nacre, Pids::Private);
